@@ -1,0 +1,1 @@
+"""lopt: meta-train, evaluate and export small learned optimizers."""
