@@ -7,6 +7,7 @@ but `lopt.load`. AdamW, with a cosine schedule at the best of four learning rate
 the same network on the same minibatches. Prints both test losses and accuracies.
 """
 
+import itertools
 import sys
 
 import jax
@@ -23,7 +24,7 @@ RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 
 
 def init(key):
-    layers = zip(SIZES[:-1], SIZES[1:], strict=True)
+    layers = itertools.pairwise(SIZES)
     return [
         {
             "w": jax.random.normal(jax.random.fold_in(key, i), shape) / shape[0] ** 0.5,

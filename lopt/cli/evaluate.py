@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from lopt.cli import console
 from lopt.cli.options import Devices, Json, Trust
 
 EXAMPLES = (
