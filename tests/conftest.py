@@ -1,15 +1,22 @@
 """Type and shape checks are on in tests alone; implicit rank promotion is an error."""
 
+import pkgutil
+
 import jax
 import jaxtyping
 import pytest
 
+import lopt
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Before any test imports lopt: beartype checks annotations, shapes included. With the
-# numeric tower, that is as everywhere else: an int will do for a float.
+# Before any test imports them: beartype checks annotations, shapes included; with the
+# numeric tower, as everywhere else: an int will do for a float. Not those of
+# `lopt.config`, which checks types itself and tells users what is wrong.
+modules = [name for _, name, _ in pkgutil.iter_modules(lopt.__path__, "lopt.")]
+modules.remove("lopt.config")
 jaxtyping.install_import_hook(
-    "lopt", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+    modules, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 )
 
 
