@@ -5,6 +5,7 @@ import jaxtyping
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 2)
 
 # Before any test imports lopt: beartype checks annotations, shapes included. With the
 # numeric tower, that is as everywhere else: an int will do for a float.
