@@ -11,10 +11,11 @@ import lopt
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Before any test imports them: annotations are checked by beartype, shapes included. Not
-# those of `lopt.config`, which checks types itself and tells users what is wrong.
-modules = [name for _, name, _ in pkgutil.iter_modules(lopt.__path__, "lopt.")]
-modules.remove("lopt.config")
-install_import_hook(modules, "beartype.beartype")
+# those of `config`, which checks types itself and tells users what is wrong, nor of
+# `cli`, whose annotations are typer's.
+modules = {name for _, name, _ in pkgutil.iter_modules(lopt.__path__, "lopt.")}
+checked = sorted(modules - {"lopt.config", "lopt.cli"})
+install_import_hook(checked, "beartype.beartype")
 
 
 @pytest.fixture
