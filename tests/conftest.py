@@ -9,14 +9,16 @@ import pytest
 import lopt
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 2)
 
-# Before any test imports them: beartype checks annotations, shapes included; with the
-# numeric tower, as everywhere else: an int will do for a float. Not those of
-# `lopt.config`, which checks types itself and tells users what is wrong.
-modules = [name for _, name, _ in pkgutil.iter_modules(lopt.__path__, "lopt.")]
-modules.remove("lopt.config")
+# Before any test imports them: annotations are checked by beartype, shapes included. Not
+# those of `config`, which checks types itself and tells users what is wrong, nor of
+# `cli`, whose annotations are typer's. With the numeric tower, that is as everywhere
+# else: an int will do for a float.
+modules = {name for _, name, _ in pkgutil.iter_modules(lopt.__path__, "lopt.")}
 jaxtyping.install_import_hook(
-    modules, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+    sorted(modules - {"lopt.config", "lopt.cli"}),
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 
 
