@@ -1,12 +1,12 @@
 """The search for a baseline's hyperparameters, on a lattice and within a stated number
 of trials: pure arithmetic, told the score of each point by a function.
 
-A point is (learning rate, weight decay, schedule). Rates lie on a grid of octaves around
-a center, decays on a short list. Half of the trials are a coarse spread around the
-center, rates in steps of two octaves; the other half, in two rounds, go to the nearest
-untried neighbors of the best point so far, inside the grid or beyond it. If the best
-point then still lies at the edge of what was tried, the grid is extended beyond that
-edge, a bounded number of times; these points come on top, in the baseline's favor.
+A point is (learning rate, weight decay, schedule). Rates lie on a grid of octaves
+around a center, decays on a short list. Half of the trials are a coarse spread around
+the center, rates in steps of two octaves; the other half, in two rounds, go to the
+nearest untried neighbors of the best point so far, inside the grid or beyond it. If the
+best point then still lies at the edge of what was tried, the grid is extended beyond
+that edge, a bounded number of times; these points come on top, in the baseline's favor.
 """
 
 from collections.abc import Callable, Sequence
