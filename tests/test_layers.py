@@ -13,11 +13,14 @@ PACKAGE = Path(lopt.__file__).parent
 
 LAYERS = (
     {"base", "errors"},
-    {"config", "data", "features", "fileformat", "mup", "packing", "snapshots", "tree"},
-    {"bases", "factories", "rundir", "tuning"},
+    {"config", "data", "features", "fileformat", "mup", "packing", "snapshots", "tree"}
+    | {"results", "statistics", "tuning"},
+    {"bases", "factories", "rundir"},
     {"families", "guard", "options", "optimizers", "unroll"},
-    {"baselines", "checkpoint", "curves", "estimators", "statistics", "suites"},
-    {"evaluate", "trainer"},
+    {"baselines", "checkpoint", "curves", "estimators", "suites"},
+    {"contest", "trainer"},
+    {"summary"},
+    {"evaluate", "pictures"},
     {"export", "report", "run"},
     {"cli"},
 )
