@@ -1,0 +1,132 @@
+"""What the evolution strategies share: antithetic pairs of inner runs.
+
+Pair i runs with θ + ε_i and θ − ε_i from the same initialization on the same data. With
+L± the mean meta-loss of a truncation and σ the standard deviation of ε,
+
+    g = 1/(2σ²N) Σ_i (L⁺_i − L⁻_i) c_i
+
+where the estimators differ in ε_i and in the credit c_i. Both members of a pair have one
+run length and restart together; one that meets a non-finite loss is charged with the
+worst meta-loss, and its pair restarts.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lopt.base import (
+    Array,
+    Data,
+    MetaGradient,
+    MetaParams,
+    PRNGKey,
+    Unroll,
+    UnrollState,
+)
+
+SIGNS = (1.0, -1.0)
+
+
+class Truncation(NamedTuple):
+    """What one truncation of all pairs gave."""
+
+    losses: Array  # shape=[N, 2], mean meta-losses of the plus and minus runs
+    num_diverged: Array  # shape=[], int32
+    runs: UnrollState  # leaves [N, 2, ...]
+
+
+def check_options(num_pairs: int, sigma: float) -> None:
+    """Raises `ValueError` where an option is out of its range."""
+    if num_pairs < 1:
+        raise ValueError(f"`estimator.num_pairs` must be at least 1, got {num_pairs}")
+    if not sigma > 0:
+        raise ValueError(f"`estimator.sigma` must be positive, got {sigma}")
+
+
+def sample_noise(theta: MetaParams, key: PRNGKey, num: int, sigma: float) -> MetaParams:
+    """ε ~ N(0, σ²), a tree of leaves [num, *shape]."""
+    leaves, treedef = jax.tree.flatten(theta)
+    keys = jax.random.split(key, max(len(leaves), 1))
+    noise = [
+        sigma * jax.random.normal(k, (num, *leaf.shape), leaf.dtype)
+        for k, leaf in zip(keys, leaves, strict=False)
+    ]
+    return jax.tree.unflatten(treedef, noise)
+
+
+def start_runs(
+    unroll: Unroll, theta: MetaParams, key: PRNGKey, data: Data, num_pairs: int
+) -> UnrollState:
+    """Fresh runs, leaves [N, 2, ...], the first ones cut short at a random truncation.
+
+    The cut puts the pairs out of step with one another; without it all would be young,
+    or old, together. A cut run is a short run in every respect: it knows its length.
+    """
+    init_key, cut_key = jax.random.split(key)
+    runs = jax.vmap(lambda k: unroll.init(theta, k, data))(
+        jax.random.split(init_key, num_pairs)
+    )
+    truncations = runs.num_steps // unroll.length
+    kept = jax.random.randint(cut_key, (num_pairs,), 1, truncations + 1)
+    runs = runs._replace(num_steps=kept * unroll.length)
+    return jax.tree.map(lambda x: jnp.stack([x, x], axis=1), runs)
+
+
+def finished(runs: UnrollState) -> Array:
+    """Which pairs are at the end of their run, bool [N]."""
+    return runs.step[:, 0] >= runs.num_steps[:, 0]
+
+
+def select(condition: Array, new, old):
+    """Per pair, `new` where the condition [N] holds, else `old`; leaves [N, ...]."""
+
+    def pick(a, b):
+        return jnp.where(condition.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(pick, new, old)
+
+
+def advance_pairs(
+    unroll: Unroll,
+    theta: MetaParams,
+    noise: MetaParams,
+    runs: UnrollState,
+    key: PRNGKey,
+    data: Data,
+) -> Truncation:
+    """One truncation of every pair; finished ones start a new run first."""
+    num_pairs = runs.step.shape[0]
+    init_key, data_key = jax.random.split(key)
+    init_keys = jax.random.split(init_key, num_pairs)
+    data_keys = jax.random.split(data_key, num_pairs)
+    signs = jnp.asarray(SIGNS)
+
+    def one(noise, run, restart, init_key, data_key, sign):
+        perturbed = jax.tree.map(lambda t, e: t + sign.astype(e.dtype) * e, theta, noise)
+        fresh = unroll.init(perturbed, init_key, data)
+        run = jax.tree.map(lambda a, b: jnp.where(restart, a, b), fresh, run)
+        losses, run = unroll.advance(perturbed, run, data_key, data)
+        diverged = ~jnp.all(jnp.isfinite(losses))
+        losses = jnp.where(jnp.isfinite(losses), losses, unroll.worst)
+        return jnp.mean(losses), diverged, run
+
+    both_signs = jax.vmap(one, in_axes=(None, 0, None, None, None, 0))
+    all_pairs = jax.vmap(both_signs, in_axes=(0, 0, 0, 0, 0, None))
+    losses, diverged, runs = all_pairs(
+        noise, runs, finished(runs), init_keys, data_keys, signs
+    )
+    # A pair with a diverged member is over: it restarts with the next truncation.
+    over = jnp.any(diverged, axis=1)[:, None]
+    runs = runs._replace(step=jnp.where(over, runs.num_steps, runs.step))
+    return Truncation(losses, jnp.sum(diverged, dtype=jnp.int32), runs)
+
+
+def antithetic_gradient(
+    truncation: Truncation, credit: MetaParams, sigma: float
+) -> MetaGradient:
+    """1/(2σ²N) Σ_i (L⁺_i − L⁻_i) c_i, credit leaves [N, ...]."""
+    difference = truncation.losses[:, 0] - truncation.losses[:, 1]
+    scale = difference / (2 * sigma**2 * difference.shape[0])
+    grad = jax.tree.map(lambda c: jnp.tensordot(scale, c, axes=1), credit)
+    return MetaGradient(grad, jnp.mean(truncation.losses), truncation.num_diverged)

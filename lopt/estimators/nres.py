@@ -1,0 +1,57 @@
+"""Noise-reuse evolution strategies."""
+
+from typing import NamedTuple
+
+import jax
+
+from lopt.base import GradientEstimator, MetaParams, Unroll, UnrollState
+from lopt.estimators.antithetic import (
+    SIGNS,
+    advance_pairs,
+    antithetic_gradient,
+    check_options,
+    finished,
+    sample_noise,
+    select,
+    start_runs,
+)
+
+
+class NRESState(NamedTuple):
+    """Pairs of runs and the one perturbation of each."""
+
+    runs: UnrollState  # leaves [N, 2, ...]
+    noise: MetaParams  # leaves [N, ...], ε
+
+
+def nres(
+    unroll: Unroll, *, num_pairs: int = 16, sigma: float = 0.05
+) -> GradientEstimator:
+    """One ε for a whole run, reused in every truncation, credit c = ε.
+
+    Unbiased for the smoothed loss of the whole run, without an accumulator, and with a
+    variance that does not grow with the number of truncations; needs pairs that are out
+    of step with one another.
+
+    References:
+      Li, Harrison, Sohl-Dickstein, Smith, Metz, Variance-reduced gradient estimation via
+      noise-reuse in online evolution strategies, 2023, arXiv 2304.12180.
+      Vicol, Low-variance gradient estimation in unrolled computation graphs with
+      ES-Single, 2023, arXiv 2304.11153.
+    """
+    check_options(num_pairs, sigma)
+
+    def init(theta, key, data):
+        run_key, noise_key = jax.random.split(key)
+        runs = start_runs(unroll, theta, run_key, data, num_pairs)
+        return NRESState(runs, sample_noise(theta, noise_key, num_pairs, sigma))
+
+    def estimate(theta, state, key, data):
+        noise_key, run_key = jax.random.split(key)
+        fresh = sample_noise(theta, noise_key, num_pairs, sigma)
+        noise = select(finished(state.runs), fresh, state.noise)
+        truncation = advance_pairs(unroll, theta, noise, state.runs, run_key, data)
+        grad = antithetic_gradient(truncation, noise, sigma)
+        return grad, NRESState(truncation.runs, noise)
+
+    return GradientEstimator(init, estimate, len(SIGNS) * num_pairs * unroll.length)

@@ -1,0 +1,244 @@
+"""Per-layer combinations of base optimizers, after L3RS.
+
+For each parameter tensor φ_ℓ the directions of K base optimizers, each normalized to
+unit RMS, are mixed:
+
+    Δφ_ℓ = −λ_ℓ (Σ_k μ_{ℓ,k} m_{ℓ,k} d̂_{ℓ,k} + ω_ℓ φ_ℓ)
+
+λ (step size), μ (mixture) and ω (decoupled weight decay) come from the policy
+(policy.py), one small network shared by all tensors; m is the muP multiplier of the
+tensor for that kind of direction (mup.py). The inner loss must be passed as `value`.
+
+Departures from the paper: the policy corrects a stated prior, weight decay is one of its
+outputs, the multipliers follow muP, and structure takes the place of the embedding of
+each layer, which remains as an option.
+
+References:
+  Kristiansen, Sandler, Zhmoginov, Miller, Goyal, Lee, Vladymyrov, Narrowing the Focus:
+  Learned Optimizers for Pretrained Models, 2024, arXiv 2408.09310.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from lopt import bases as base_table
+from lopt import mup
+from lopt.base import Array, LearnedOptimizer, MetaParams, PRNGKey, Specs
+from lopt.bases import BASES, Base
+from lopt.optimizers import policy
+from lopt.packing import Packing, Stacks, packing
+
+EPS = 1e-12
+"""Keeps logs and quotients of zero gradients finite."""
+
+
+class LayerwiseState(NamedTuple):
+    """What a per-layer combination carries from step to step."""
+
+    step: Array  # shape=[], int32
+    bases: tuple[Any, ...]  # each base's state, over stacks
+    averages: policy.Statistics  # leaves [..., time scales]
+
+
+def layerwise(
+    *,
+    bases: Sequence[str] = ("muon", "adam", "lion", "sgd"),
+    hidden_sizes: Sequence[int] = (16,),
+    learning_rate: float = 0.04,
+    decay_steps: float = 30.0,
+    final: float = 0.05,
+    weight_decay: float = 2.5,
+    prior_logits: Mapping[str, float] | None = None,
+    embedding_size: int = 0,
+    num_tensors: int = 0,
+) -> LearnedOptimizer:
+    """A per-layer combination of base optimizers, steered by a shared network.
+
+    Args:
+      bases: names in `BASES`; their order is part of theta's meaning.
+      hidden_sizes: of the policy network; empty: a linear policy.
+      learning_rate: of the prior at the first step.
+      decay_steps: steps after which the prior's step size has halved.
+      final: what the prior's linear descent leaves at the end of a run.
+      weight_decay: ω of the prior.
+      prior_logits: of the prior's mixture; absent bases have 0. Default: orthogonalized
+        momentum for matrices, Adam elsewhere.
+      embedding_size: entries of a learned embedding of each tensor; 0: none.
+      num_tensors: how many tensors are embedded: the network that it specializes to.
+
+    Returns:
+      Its theta: `network` (weights w_i [inputs, outputs], biases b_i), and `embedding`
+      [num_tensors, embedding_size] if asked for.
+
+    Raises:
+      ValueError: an unknown base, no base for vectors, or an embedding of no tensors.
+    """
+    if prior_logits is None:
+        prior_logits = {"muon": 4.0, "adam": 2.0}
+    table = _table(bases)
+    if embedding_size and not num_tensors:
+        raise ValueError("`num_tensors` must be positive where tensors are embedded")
+    logits = tuple(float(prior_logits.get(name, 0.0)) for name in bases)
+    prior = policy.Prior(learning_rate, decay_steps, final, weight_decay, logits)
+
+    def init(key: PRNGKey) -> MetaParams:
+        inputs = policy.NUM_INPUTS + embedding_size
+        theta: MetaParams = {
+            "network": policy.init_network(key, inputs, hidden_sizes, len(bases) + 2)
+        }
+        if embedding_size:
+            theta["embedding"] = jnp.zeros((num_tensors, embedding_size))
+        return theta
+
+    def opt_fn(
+        theta: MetaParams,
+        *,
+        specs: Specs | None = None,
+        num_steps: ArrayLike | None = None,
+    ) -> optax.GradientTransformationExtraArgs:
+        if num_steps is None:
+            raise TypeError("`layerwise` needs `num_steps`, the length of the run")
+        return _transformation(theta, table, prior, specs, num_steps)
+
+    return LearnedOptimizer(init, opt_fn)
+
+
+def _table(names: Sequence[str]) -> tuple[Base, ...]:
+    unknown = [name for name in names if name not in BASES]
+    if unknown:
+        raise ValueError(f"`bases` must be among {sorted(BASES)}, got {unknown[0]!r}")
+    table = tuple(BASES[name]() for name in names)
+    if not any(base.kind == "entrywise" for base in table):
+        raise ValueError(f"`bases` must hold one that fits vectors, got {list(names)}")
+    return table
+
+
+def _transformation(
+    theta: MetaParams,
+    table: tuple[Base, ...],
+    prior: policy.Prior,
+    specs: Specs | None,
+    num_steps: ArrayLike,
+) -> optax.GradientTransformationExtraArgs:
+    def layout(params) -> Packing:
+        return packing(mup.infer_specs(params) if specs is None else specs)
+
+    def init_fn(params) -> LayerwiseState:
+        pack = layout(params)
+        stacks = pack.pack(params)
+        return LayerwiseState(
+            step=jnp.zeros((), jnp.int32),
+            bases=tuple(base.transform.init(stacks) for base in table),
+            averages=policy.start_averages(pack.num_tensors),
+        )
+
+    def update_fn(grads, state: LayerwiseState, params=None, *, value, **extra_args):
+        del extra_args
+        if params is None:
+            raise ValueError("`layerwise` needs the parameters: update(g, state, params)")
+        pack = layout(params)
+        g, p = pack.pack(grads), pack.pack(params)
+        directions, states = _directions(table, pack, g, state.bases, p)
+        now = _statistics(pack, value, g, p, table[0].momentum(states[0]))
+        averages = policy.update_averages(state.averages, now, state.step)
+        total = jnp.asarray(num_steps, jnp.float32)
+        decision = _decide(theta, table, prior, pack, averages, state.step, total)
+        coefficients = _coefficients(table, pack, decision.mixture, directions)
+        update = _combine(pack, decision, coefficients, directions, p)
+        updates = pack.unpack(update, params)
+        return updates, LayerwiseState(state.step + 1, states, averages)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _directions(
+    table: tuple[Base, ...], pack: Packing, grads: Stacks, states, params: Stacks
+) -> tuple[list[Stacks], tuple]:
+    """Each base's direction, not yet normalized if entrywise, and its next state."""
+    directions, next_states = [], []
+    for base, state in zip(table, states, strict=True):
+        direction, state = base.transform.update(grads, state, params)
+        if base.kind == "orthogonalized":
+            direction = base_table.orthogonalized(direction, pack)
+        directions.append(direction)
+        next_states.append(state)
+    return directions, tuple(next_states)
+
+
+def _statistics(
+    pack: Packing, value: Array, grads: Stacks, params: Stacks, momentum: Stacks
+) -> policy.Statistics:
+    grad_rms, momentum_rms = pack.rms(grads), pack.rms(momentum)
+    sizes = jnp.asarray([max(_size(spec), 1) for spec in pack.specs], jnp.float32)
+    dot = pack.sums(tuple(m * g for m, g in zip(momentum, grads, strict=True))) / sizes
+    return policy.Statistics(
+        log_loss=jnp.log(jnp.abs(jnp.asarray(value, jnp.float32)) + EPS),
+        log_grad=jnp.log(grad_rms + EPS),
+        log_param=jnp.log(pack.rms(params) + EPS),
+        agreement=dot / (grad_rms * momentum_rms + EPS * EPS),
+        log_signal=jnp.log(momentum_rms + EPS) - jnp.log(grad_rms + EPS),
+    )
+
+
+def _size(spec) -> int:
+    size = 1
+    for n in spec.shape:
+        size *= n
+    return size
+
+
+def _decide(
+    theta: MetaParams,
+    table: tuple[Base, ...],
+    prior: policy.Prior,
+    pack: Packing,
+    averages: policy.Statistics,
+    step: Array,
+    num_steps: Array,
+) -> policy.Policy:
+    inputs = policy.policy_inputs(averages, pack.specs, step, num_steps)
+    if "embedding" in theta:
+        order = [i for group in pack.groups for i in group]
+        inputs = jnp.concatenate([inputs, theta["embedding"][jnp.asarray(order)]], 1)
+    outputs = policy.apply_network(theta["network"], inputs)
+    available = [[base.applies(spec) for base in table] for spec in pack.specs]
+    return policy.decide(prior, outputs, available, pack.specs, step, num_steps)
+
+
+def _coefficients(
+    table: tuple[Base, ...], pack: Packing, mixture: Array, directions: list[Stacks]
+) -> Array:
+    """What each raw direction is multiplied by: μ m, over its RMS if entrywise, [L, K]."""
+    columns = []
+    for k, base in enumerate(table):
+        multiplier = jnp.asarray(
+            [mup.update_multiplier(spec, base.kind) for spec in pack.specs], jnp.float32
+        )
+        scale = mixture[:, k] * multiplier
+        if base.kind == "entrywise":
+            scale = scale / (pack.rms(directions[k]) + EPS)
+        columns.append(scale)
+    return jnp.stack(columns, axis=1)
+
+
+def _combine(
+    pack: Packing,
+    decision: policy.Policy,
+    coefficients: Array,
+    directions: list[Stacks],
+    params: Stacks,
+) -> Stacks:
+    """−λ (Σ_k c_k d_k + ω φ) on every stack."""
+    decay = pack.spread(-decision.step_size * decision.weight_decay)
+    update = tuple(w * p for w, p in zip(decay, params, strict=True))
+    for k, direction in enumerate(directions):
+        scale = pack.spread(-decision.step_size * coefficients[:, k])
+        update = tuple(
+            u + c * d for u, c, d in zip(update, scale, direction, strict=True)
+        )
+    return update
