@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from lopt.base import Array, ParamSpec, Params, Specs
+from lopt.base import Array, Params, ParamSpec, Specs
 
 Stacks = tuple[Array, ...]
 """One float32 array [G, *shape] for each distinct kind of tensor."""

@@ -9,11 +9,13 @@ from lopt.estimators.antithetic import (
     antithetic_gradient,
     check_options,
     sample_noise,
-    start_runs,
+    unstarted_runs,
 )
 
 
-def es(unroll: Unroll, *, num_pairs: int = 16, sigma: float = 0.05) -> GradientEstimator:
+def es(
+    unroll: Unroll, *, num_pairs: int = 16, sigma: float = 0.05
+) -> GradientEstimator:
     """Fresh ε in every truncation, credit c = ε.
 
     Biased: a truncation is not charged with what its updates do to later ones.
@@ -25,7 +27,7 @@ def es(unroll: Unroll, *, num_pairs: int = 16, sigma: float = 0.05) -> GradientE
     check_options(num_pairs, sigma)
 
     def init(theta, key, data):
-        return start_runs(unroll, theta, key, data, num_pairs)
+        return unstarted_runs(unroll, theta, key, data, num_pairs)
 
     def estimate(theta, runs, key, data):
         noise_key, run_key = jax.random.split(key)

@@ -21,7 +21,6 @@ References:
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
@@ -140,7 +139,9 @@ def _transformation(
     def update_fn(grads, state: LayerwiseState, params=None, *, value, **extra_args):
         del extra_args
         if params is None:
-            raise ValueError("`layerwise` needs the parameters: update(g, state, params)")
+            raise ValueError(
+                "`layerwise` needs the parameters: update(g, state, params)"
+            )
         pack = layout(params)
         g, p = pack.pack(grads), pack.pack(params)
         directions, states = _directions(table, pack, g, state.bases, p)
