@@ -55,6 +55,36 @@ def python_files(config: RunConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys(m["file"] for m in matches if m))
 
 
+def check_trust(suite: str | Path, config: RunConfig, *, trust: bool = False) -> bool:
+    """Whether a run may execute the Python files that its configuration names.
+
+    A file that was given by hand, in place of a suite or in an override, is trusted. One
+    that a suite file names is not: a suite from a stranger must not run code.
+
+    Args:
+      suite: what `config` was loaded from.
+      config: what `load_suite` returned.
+      trust: whether the user trusts the suite.
+
+    Raises:
+      ConfigError: the suite names a Python file and is not trusted.
+    """
+    files = python_files(config)
+    path = _find(str(suite))
+    if trust or not files or path.suffix == ".py":
+        return trust or bool(files)
+    table = _read(path)
+    _resolve(table, path.parent)
+    for _, part, key in _names(table):
+        match = _PYTHON_FILE.fullmatch(part[key])
+        if match and match["file"] in files:
+            raise ConfigError(
+                f"suite `{suite}` would run the Python file `{match['file']}`",
+                hint="read that file; if you trust it, pass `--trust`",
+            )
+    return True
+
+
 def _find(name: str) -> Path:
     path = Path(name)
     if path.is_file() or path.suffix in (".toml", ".py") or len(path.parts) != 1:

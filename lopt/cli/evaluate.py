@@ -1,0 +1,7 @@
+"""`lopt evaluate`."""
+
+EXAMPLES = ()
+
+
+def command() -> None:
+    """x"""

@@ -1,0 +1,7 @@
+"""`lopt export`."""
+
+EXAMPLES = ()
+
+
+def command() -> None:
+    """x"""

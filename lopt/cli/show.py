@@ -1,0 +1,7 @@
+"""`lopt show`."""
+
+EXAMPLES = ()
+
+
+def command() -> None:
+    """x"""
