@@ -72,17 +72,17 @@ def command(
     from lopt.cli.process import set_up
 
     set_up(devices)
-    from lopt.cli.progress import Progress
+    from lopt.cli.progress import TrainingBar
     from lopt.run import meta_train
 
-    with Progress() as progress:
+    with TrainingBar() as bar:
         run = meta_train(
             config,
             out=out,
             resume=resume,
             start_from=start_from,
             trust=trust,
-            progress=progress,
+            progress=bar,
         )
     console.data(str(run.folder))
     console.hint(f"`lopt evaluate {out}` compares it with tuned baselines")

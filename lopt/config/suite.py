@@ -146,27 +146,26 @@ def _apply(table: dict[str, Any], override: str) -> None:
             hint="for example `--set unroll.length=25`",
         )
     value = _parse(dotted.strip(), text.strip())
-    *parents, last = keys
     part: Any = table
-    for depth, key in enumerate(parents):
-        part = _child(part, key, ".".join(keys[: depth + 1]))
-    if not isinstance(part, dict):
-        raise BrokenRule(".".join(parents), "be a table", part)
+    for depth, key in enumerate(keys[:-1]):
+        place = _place(part, key, keys[: depth + 1])
+        part = part.setdefault(place, {}) if isinstance(part, dict) else part[place]
+    last = _place(part, keys[-1], keys)
     if keys == ["optimizer", "name"] and part.get("name", "layerwise") != value:
         part.clear()
     part[last] = value
 
 
-def _child(part: Any, key: str, dotted: str) -> Any:
-    """The part of a table, or of a list, under a key; an absent table is made."""
-    if isinstance(part, list):
-        if not key.isdecimal() or int(key) >= len(part):
-            rule = f"end in a place of the list, 0 … {len(part) - 1}"
-            raise BrokenRule(dotted, rule, key)
-        return part[int(key)]
-    if not isinstance(part, dict):
-        raise BrokenRule(dotted.rpartition(".")[0], "be a table", part)
-    return part.setdefault(key, {})
+def _place(part: Any, key: str, keys: list[str]) -> str | int:
+    """What indexes a table, or a list, under the last of some dotted keys."""
+    if isinstance(part, dict):
+        return key
+    if not isinstance(part, list):
+        raise BrokenRule(".".join(keys[:-1]), "be a table", part)
+    if not key.isdecimal() or int(key) >= len(part):
+        rule = f"end in a place of the list, 0 … {len(part) - 1}"
+        raise BrokenRule(".".join(keys), rule, key)
+    return int(key)
 
 
 def _parse(key: str, text: str) -> Any:
