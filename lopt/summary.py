@@ -160,7 +160,7 @@ def _winner(ours: str, best: str, speed_up: SpeedUp) -> str:
         winner, loser, factor = best, ours, 1 / speed_up.value
         bound = {"exact": "", "at least": "at most ", "at most": "at least "}
     times = f"{bound[speed_up.bound]}{factor:.2g} times fewer steps"
-    return f"{winner}: the result of {loser} in {times}"
+    return f"{winner} wins: it reaches the result of {loser} in {times}"
 
 
 def _contender_result(
