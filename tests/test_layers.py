@@ -16,12 +16,13 @@ LAYERS = (
     {"config", "data", "features", "fileformat", "mup", "packing", "snapshots", "tree"}
     | {"results", "statistics", "tuning"},
     {"bases", "factories", "rundir"},
-    {"families", "guard", "options", "optimizers", "unroll"},
+    {"families", "guard", "options", "optimizers", "pictures", "unroll"},
     {"baselines", "checkpoint", "curves", "estimators", "suites"},
     {"contest", "trainer"},
     {"summary"},
-    {"evaluate", "pictures"},
-    {"export", "report", "run"},
+    {"evaluate"},
+    {"report", "run"},
+    {"evaluation", "export"},
     {"cli"},
 )
 """From the bottom; a module imports from layers below its own, or from its subpackage.
