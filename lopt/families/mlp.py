@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from lopt import mup
 from lopt.base import Array, Data, ModelState, Params, PRNGKey, Role, Specs, Split, Task
+from lopt.config import BrokenRule
 from lopt.data import Examples, dataset, sample_batch
-from lopt.errors import ConfigError, unknown_name
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -108,30 +108,24 @@ _dataset = dataset  # `mlp` has an option of that name
 
 
 def _validate(options: Mapping[str, Any]) -> None:
-    for option, least in {
-        "width": 1,
-        "depth": 0,
-        "batch_size": 1,
-        "base_width": 1,
-    }.items():
+    least = {"width": 1, "depth": 0, "batch_size": 1, "base_width": 1}
+    for option, lowest in least.items():
         value = options[option]
-        if type(value) is not int or value < least:
-            rule = f"`{option}` must be an integer of at least {least}"
-            raise ConfigError(f"{rule}, got {value!r}")
+        if type(value) is not int or value < lowest:
+            raise BrokenRule(option, f"be an integer of at least {lowest}", value)
     value = options["output_init"]
     if type(value) not in (int, float) or not 0 <= value < math.inf:
-        raise ConfigError(
-            f"`output_init` must be a number of at least 0, got {value!r}"
-        )
-    names = {
+        raise BrokenRule("output_init", "be a number of at least 0", value)
+    choices = {
         "activation": ACTIVATIONS,
         "normalization": NORMALIZATIONS,
         "init": INITS,
         "form": mup.FORMS,
     }
-    for option, known in names.items():
+    for option, known in choices.items():
         if options[option] not in known:
-            raise unknown_name(f"value of `{option}`", str(options[option]), known)
+            rule = "be " + " or ".join(f"`{name}`" for name in known)
+            raise BrokenRule(option, rule, options[option])
 
 
 @cache

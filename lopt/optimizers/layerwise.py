@@ -172,7 +172,7 @@ def _directions(
 
 
 def _statistics(
-    pack: Packing, value: Array, grads: Stacks, params: Stacks, momentum: Stacks
+    pack: Packing, value: ArrayLike, grads: Stacks, params: Stacks, momentum: Stacks
 ) -> policy.Statistics:
     grad_rms, momentum_rms = pack.rms(grads), pack.rms(momentum)
     sizes = jnp.asarray([max(_size(spec), 1) for spec in pack.specs], jnp.float32)
@@ -204,6 +204,12 @@ def _decide(
 ) -> policy.Policy:
     inputs = policy.policy_inputs(averages, pack.specs, step, num_steps)
     if "embedding" in theta:
+        num_embedded = theta["embedding"].shape[0]
+        if num_embedded != pack.num_tensors:
+            raise ValueError(
+                f"`embedding` is for a network of {num_embedded} tensors, "
+                f"got {pack.num_tensors}"
+            )
         order = [i for group in pack.groups for i in group]
         inputs = jnp.concatenate([inputs, theta["embedding"][jnp.asarray(order)]], 1)
     outputs = policy.apply_network(theta["network"], inputs)
