@@ -86,9 +86,7 @@ class Program:
             args = jax.device_put((*lanes, *limits, data), self.device)
             parts.append(jax.device_get(self.compiled(*args)))
         num_runs = keys.shape[0]
-        return jax.tree.map(
-            lambda *x: np.concatenate(x, axis=-1)[..., :num_runs], *parts
-        )
+        return jax.tree.map(lambda *x: np.concatenate(x, axis=-1)[..., :num_runs], *parts)
 
 
 def compile_program(
