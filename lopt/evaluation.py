@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lopt import evaluate as comparison
+from lopt import comparison
 from lopt.base import LearnedOptimizer, MetaParams
 from lopt.baselines import BASELINES
 from lopt.checkpoint import locate, read
 from lopt.config import RunConfig, check_trust, load_suite, released_names
 from lopt.errors import ConfigError, unknown_name
-from lopt.report import RESULTS_FILE, write_report
+from lopt.report import RESULTS_FILE, write
 from lopt.results import Results
 from lopt.suites import build_tasks
 
@@ -66,7 +66,7 @@ def evaluate(
         **settings,
     )
     if out is not None:
-        write_report(results, Path(out))
+        write(results, Path(out))
     return results
 
 
