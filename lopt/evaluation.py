@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lopt import evaluate as comparison
+from lopt import comparison
 from lopt.base import LearnedOptimizer, MetaParams
 from lopt.baselines import BASELINES
 from lopt.checkpoint import locate, read
