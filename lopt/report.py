@@ -86,7 +86,7 @@ def winners(results: Results) -> list[str]:
     return [f"{task.name}: {task.winner}" for task in results.tasks]
 
 
-def write_report(results: Results, directory: Path) -> tuple[Path, Path]:
+def write(results: Results, directory: Path) -> tuple[Path, Path]:
     """Writes `results.json` and `report.html` into a directory, made if need be.
 
     Raises:

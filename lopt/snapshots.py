@@ -7,8 +7,12 @@ names such as `theta/bias` or `estimator_states/0/params/w0`.
 """
 
 import json
+import logging
 import os
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,8 +49,8 @@ def save(folder: Path, step: int, state: Any, *, keep: int) -> None:
     try:
         _discard_unfinished(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(unfinished.absolute(), arrays)
+        with _quietly(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
+            writer.save(unfinished.absolute(), args=ocp.args.StandardSave(arrays))
         (unfinished / MANIFEST).write_text(json.dumps(_sizes(unfinished)))
         if (folder / str(step)).exists():
             _remove(folder / str(step))
@@ -55,10 +59,9 @@ def save(folder: Path, step: int, state: Any, *, keep: int) -> None:
             _remove(folder / str(old))
     # orbax and tensorstore wrap what the disk says in several kinds of error.
     except (OSError, ValueError, RuntimeError) as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
+        _discard_unfinished(folder)
         raise CheckpointError(
-            f"cannot save step {step} in `{folder}`: {reason}",
+            f"cannot save step {step} in `{folder}`: {_reason(error)}",
             hint="earlier checkpoints are untouched: make room and `--resume`",
         ) from error
 
@@ -134,12 +137,12 @@ def _read(snapshot: Path, prefix: str = "") -> dict[str, np.ndarray]:
         raise CheckpointError(f"no checkpoint `{snapshot}`")
     try:
         if json.loads((snapshot / MANIFEST).read_bytes()) != _sizes(snapshot):
-            raise ValueError(f"its files are not those that `{MANIFEST}` lists")
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            metadata = checkpointer.metadata(snapshot.absolute()).item_metadata
+            raise ValueError("one of its files is missing or truncated")
+        with _quietly(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            metadata = reader.metadata(snapshot.absolute()).item_metadata
             wanted = {name: 0 for name in metadata.tree if name.startswith(prefix)}
             args = ocp.args.PyTreeRestore(item=wanted, partial_restore=True)
-            return checkpointer.restore(snapshot.absolute(), args=args)
+            return reader.restore(snapshot.absolute(), args=args)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"checkpoint `{snapshot}` cannot be read: {str(error).splitlines()[0]}",
@@ -172,4 +175,23 @@ def _discard_unfinished(folder: Path) -> None:
     """Deletes what earlier kills left behind."""
     for pattern in (".saving-*", ".trash-*"):
         for leftover in folder.glob(pattern):
-            shutil.rmtree(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keeps orbax from logging what we raise, and what it is doing meanwhile."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    """Why the disk refused, in a few words; tensorstore tells it at length."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    number = int(code[1]) if code else getattr(error, "errno", None)
+    return os.strerror(number).lower() if number else str(error).splitlines()[0]
