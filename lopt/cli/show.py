@@ -8,6 +8,8 @@ import typer
 
 from lopt.cli import console
 from lopt.cli.options import Json
+from lopt.config import load_suite, released, released_names, to_dict
+from lopt.errors import unknown_name
 
 EXAMPLES = (
     "lopt show digits",
@@ -27,9 +29,6 @@ def command(
     json: Json = False,
 ) -> None:
     """Show a suite, an exported file or a run."""
-    from lopt.config import released, released_names
-    from lopt.errors import unknown_name
-
     path = Path(thing)
     if path.is_dir():
         show_run(path, json)
@@ -48,8 +47,6 @@ def command(
 
 def show_suite(suite: str, json: bool) -> None:
     """The resolved configuration of a suite."""
-    from lopt.config import load_suite, to_dict
-
     plain = to_dict(load_suite(suite))
     if json:
         console.json(plain)
@@ -93,7 +90,6 @@ def show_file(path: Path, json: bool) -> None:
 def show_run(folder: Path, json: bool) -> None:
     """How far a run is, and what it is told."""
     from lopt import rundir
-    from lopt.config import to_dict
 
     config = rundir.read_config(folder)
     metrics = rundir.read_metrics(folder)
