@@ -20,7 +20,7 @@ LAYERS = (
     {"baselines", "checkpoint", "curves", "estimators", "suites"},
     {"contest", "trainer"},
     {"summary"},
-    {"evaluate"},
+    {"comparison"},
     {"report", "run"},
     {"evaluation", "export"},
     {"cli"},

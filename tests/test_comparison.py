@@ -14,7 +14,7 @@ from lopt.baselines import BASELINES
 from lopt.contest import Contender, compete, compile_program
 from lopt.curves import NEVER, NUM_POINTS, curves, point_steps
 from lopt.errors import ConfigError
-from lopt.evaluate import evaluate
+from lopt.comparison import evaluate
 from lopt.results import to_dict
 from lopt.suites import SuiteTask
 
