@@ -11,10 +11,10 @@ from problems import linear_regression, quadratic, quadratic_descent
 
 from lopt.base import LearnedOptimizer
 from lopt.baselines import BASELINES
+from lopt.comparison import evaluate
 from lopt.contest import Contender, compete, compile_program
 from lopt.curves import NEVER, NUM_POINTS, curves, point_steps
 from lopt.errors import ConfigError
-from lopt.comparison import evaluate
 from lopt.results import to_dict
 from lopt.suites import SuiteTask
 
