@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lopt.base import Task as Task
     from lopt.checkpoint import load as load
     from lopt.errors import LoptError as LoptError
-    from lopt.evaluate import evaluate as evaluate
+    from lopt.evaluation import evaluate as evaluate
     from lopt.mup import param_specs as param_specs
     from lopt.run import meta_train as meta_train
 
@@ -23,7 +23,7 @@ _EXPORTS = {
     "LoptError": "lopt.errors",
     "ParamSpec": "lopt.base",
     "Task": "lopt.base",
-    "evaluate": "lopt.evaluate",
+    "evaluate": "lopt.evaluation",
     "load": "lopt.checkpoint",
     "meta_train": "lopt.run",
     "param_specs": "lopt.mup",

@@ -20,7 +20,14 @@ from lopt.cli import evaluate, export, listing, meta_train, show
 
 ROOT = Path(lopt.__file__).parents[1]
 START = "from lopt.cli import main; main()"
-WITHOUT_JAX = f"import sys; sys.modules.update(jax=None, numpy=None); {START}"
+WITHOUT_JAX = f"""
+import sys
+class Refuse:
+    def find_spec(name, path, target=None):
+        assert name not in ("jax", "numpy", "optax"), name
+sys.meta_path.insert(0, Refuse)
+{START}
+"""
 COMMANDS = {
     "meta-train": meta_train,
     "evaluate": evaluate,

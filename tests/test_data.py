@@ -31,9 +31,7 @@ def test_sizes_are_the_stated_fractions():
 @pytest.mark.parametrize("name", data.DATASETS)
 def test_train_split_is_centered_with_unit_rms(name):
     x, _ = data.dataset(name)["train"]
-    assert (
-        np.abs(x.mean(axis=0)).max() < 0.1
-    )  # patches: centered before they are capped
+    assert np.abs(x.mean(axis=0)).max() < 0.1  # patches: centered before they are capped
     assert np.sqrt((x**2).mean()) == pytest.approx(1, abs=0.02)
 
 

@@ -13,12 +13,16 @@ PACKAGE = Path(lopt.__file__).parent
 
 LAYERS = (
     {"base", "errors"},
-    {"config", "data", "features", "fileformat", "mup", "packing", "snapshots", "tree"},
-    {"bases", "factories", "rundir", "tuning"},
-    {"families", "guard", "options", "optimizers", "unroll"},
-    {"baselines", "checkpoint", "curves", "estimators", "statistics", "suites"},
-    {"evaluate", "trainer"},
-    {"export", "report", "run"},
+    {"config", "data", "features", "fileformat", "mup", "packing", "snapshots", "tree"}
+    | {"results", "statistics", "tuning"},
+    {"bases", "factories", "rundir"},
+    {"families", "guard", "options", "optimizers", "pictures", "unroll"},
+    {"baselines", "checkpoint", "curves", "estimators", "suites"},
+    {"contest", "trainer"},
+    {"summary"},
+    {"evaluate"},
+    {"report", "run"},
+    {"evaluation", "export"},
     {"cli"},
 )
 """From the bottom; a module imports from layers below its own, or from its subpackage.

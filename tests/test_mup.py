@@ -36,9 +36,7 @@ def matrix(role, shape, *, width_in=1.0, width_out=1.0, forward=1.0):
 def test_roles_are_found_by_comparing_shapes():
     specs = mup.param_specs(mlp_params(256), base_params=mlp_params(32))
     assert specs["layer_0"]["w"] == matrix("input", (64, 256), width_out=8)
-    assert specs["layer_1"]["w"] == matrix(
-        "hidden", (256, 256), width_in=8, width_out=8
-    )
+    assert specs["layer_1"]["w"] == matrix("hidden", (256, 256), width_in=8, width_out=8)
     assert specs["layer_2"]["w"] == matrix("output", (256, 10), width_in=8)
     assert specs["layer_1"]["b"] == ParamSpec(
         role="bias", shape=(256,), out_axes=(0,), width_out=8
@@ -165,9 +163,9 @@ def test_orthogonalized_updates_meet_the_spectral_condition(role, form):
     ratios = []
     for width in (16, 64, 256):
         layer = {"input": "layer_0", "hidden": "layer_1", "output": "layer_2"}[role]
-        spec = mup.param_specs(
-            mlp_params(width), base_params=mlp_params(32), form=form
-        )[layer]["w"]
+        spec = mup.param_specs(mlp_params(width), base_params=mlp_params(32), form=form)[
+            layer
+        ]["w"]
         noise = np.random.RandomState(0).randn(*spec.shape)
         u, _, vt = np.linalg.svd(noise, full_matrices=False)
         direction = u @ vt / np.sqrt(np.mean((u @ vt) ** 2))
@@ -184,9 +182,9 @@ def test_aligned_entrywise_updates_change_activations_alike(role, form):
     changes = []
     for width in (16, 64, 256):
         layer = {"input": "layer_0", "hidden": "layer_1", "output": "layer_2"}[role]
-        spec = mup.param_specs(
-            mlp_params(width), base_params=mlp_params(32), form=form
-        )[layer]["w"]
+        spec = mup.param_specs(mlp_params(width), base_params=mlp_params(32), form=form)[
+            layer
+        ]["w"]
         random = np.random.RandomState(0)
         h, delta = random.randn(spec.fan_in), random.randn(spec.fan_out)
         direction = np.sign(np.outer(h, delta))

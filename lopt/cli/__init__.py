@@ -25,6 +25,7 @@ app = typer.Typer(
     epilog=epilog(EXAMPLES),
     rich_markup_mode=None,
     add_completion=False,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("meta-train", epilog=epilog(meta_train.EXAMPLES))(meta_train.command)

@@ -21,19 +21,26 @@ def json(value: Any) -> None:
     data(_json.dumps(value, indent=2, allow_nan=False))
 
 
-def table(
-    columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None
-) -> None:
-    """What was asked for, as a table; in a pipe it is as wide as it needs to be."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """What was asked for, as a table."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    drawn = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    drawn = Table(box=box.SIMPLE_HEAD)
+    for column in columns:
+        drawn.add_column(Text(column))
     for row in rows:
-        drawn.add_row(*("" if cell is None else str(cell) for cell in row))
+        drawn.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    draw(drawn)
+
+
+def draw(drawn: Any) -> None:
+    """What was asked for, drawn by rich; in a pipe it is as wide as it needs to be."""
+    from rich.console import Console
+
     width = None if sys.stdout.isatty() else 10_000
-    Console(file=sys.stdout, width=width, markup=False, highlight=False).print(drawn)
+    Console(file=sys.stdout, width=width, highlight=False).print(drawn)
 
 
 def say(text: str) -> None:

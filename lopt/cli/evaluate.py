@@ -5,16 +5,18 @@ from typing import Annotated
 
 import typer
 
+from lopt.cli import console
 from lopt.cli.options import Devices, Json, Trust
 
 EXAMPLES = (
     "lopt evaluate runs/digits --suite digits-heldout",
     "lopt evaluate layerwise.safetensors --baseline adamw --baseline muon --trials 8",
+    "lopt evaluate runs/digits --budget 0.5 --budget 1 --out results --json",
 )
 
 
 def command(
-    checkpoint: Annotated[
+    optimizer: Annotated[
         str,
         typer.Argument(
             metavar="FILE|RUN", help="An exported file, a released name or a run."
@@ -27,30 +29,83 @@ def command(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Where results.json and report.html go.  [default: RUN/evaluation]",
+            help="Folder for results.json and report.html.  "
+            "[default: RUN/evaluation, or evaluations/FILE]",
         ),
     ] = None,
     trials: Annotated[
-        int, typer.Option(min=1, help="Hyperparameters tried for each baseline.")
-    ] = 24,
+        int | None,
+        typer.Option(min=1, help="Points tuned over, per baseline.  [default: 16]"),
+    ] = None,
     seeds: Annotated[
-        int, typer.Option(min=1, help="Seeds that results are averaged over.")
-    ] = 10,
+        int | None,
+        typer.Option(min=2, help="Seeds of the reported runs.  [default: 16]"),
+    ] = None,
     baselines: Annotated[
         list[str] | None,
         typer.Option(
             "--baseline",
             metavar="NAME|FILE",
-            help="Compare with this one only; may be repeated.",
+            help="Compare with this one; repeatable.  [default: all baselines]",
+        ),
+    ] = None,
+    budgets: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--budget",
+            help="Run length as a fraction of the task's; repeatable.  "
+            "[default: 0.125, 0.25, 0.5, 1]",
         ),
     ] = None,
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the suite."),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an evaluation that is there.")
+    ] = False,
     devices: Devices = None,
     trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Compare a learned optimizer with tuned baselines on tasks it has not seen."""
-    raise NotImplementedError
+    from lopt.config import check_trust, load_suite
+
+    config = load_suite(suite, sets or [])
+    trust = check_trust(suite, config, trust=trust)
+    out = out or _default_folder(Path(optimizer))
+
+    from lopt.cli.process import set_up
+
+    set_up(devices)
+    from lopt import report, results
+    from lopt.cli.progress import Bar
+    from lopt.evaluation import evaluate
+
+    given = {"trials": trials, "seeds": seeds, "budgets": budgets}
+    with Bar() as bar:
+        found = evaluate(
+            optimizer,
+            config,
+            out=out,
+            overwrite=force,
+            baselines=baselines,
+            trust=trust,
+            progress=bar.update,
+            **{key: value for key, value in given.items() if value},
+        )
+    if json:
+        console.json(results.to_dict(found))
+    else:
+        console.draw(report.summary_table(found))
+        for line in report.winners(found):
+            console.data(line)
+    console.say(f"wrote {out / report.RESULTS_FILE} and {out / report.REPORT_FILE}")
+    console.hint(f"open `{out / report.REPORT_FILE}` in a browser")
+
+
+def _default_folder(optimizer: Path) -> Path:
+    """Inside a run; beside everything else for a file or a released name."""
+    if optimizer.is_dir():
+        return optimizer / "evaluation"
+    return Path("evaluations") / optimizer.stem
