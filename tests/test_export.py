@@ -55,7 +55,7 @@ def file(original, tmp_path):
 
 PARAMS = {
     "a": {"kernel": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4), "bias": jnp.zeros(4)},
-    "b": [jnp.asarray(0.5)],
+    "b": [jnp.float32(0.5)],
 }
 
 
@@ -274,10 +274,12 @@ def test_composes_with_chain_vmap_and_scan(file):
 
 def test_params_of_another_tree_are_refused(file):
     optimizer = load(file, num_steps=10)
-    state = optimizer.init(PARAMS)
+    state = jax.eval_shape(optimizer.init, PARAMS)
 
-    def update(params):
-        return optimizer.update(params, state, params, value=1.0)
+    def update(params, grads=None):
+        grads = params if grads is None else grads
+        value = jnp.float32(1)
+        return jax.eval_shape(optimizer.update, grads, state, params, value=value)
 
     update(PARAMS)
     lacking = {"a": PARAMS["a"]}
@@ -289,7 +291,7 @@ def test_params_of_another_tree_are_refused(file):
     with pytest.raises(ValueError, match=r"\['b'\]\[0\].*shape \[5\], not \[\]"):
         update(other)
     with pytest.raises(ValueError, match="parameters"):
-        optimizer.update(PARAMS, state, other, value=1.0)
+        update(other, grads=PARAMS)
 
 
 def test_run_length_and_loss_are_asked_for(file):
@@ -297,7 +299,8 @@ def test_run_length_and_loss_are_asked_for(file):
         load(file)
     optimizer = load(file, num_steps=3)
     with pytest.raises(TypeError, match="value"):
-        optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
+        state = jax.eval_shape(optimizer.init, PARAMS)
+        jax.eval_shape(optimizer.update, PARAMS, state, PARAMS)
 
 
 @pytest.fixture(scope="module")
