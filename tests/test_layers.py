@@ -21,7 +21,7 @@ LAYERS = (
     {"contest", "trainer"},
     {"summary"},
     {"evaluate"},
-    {"report", "run"},
+    {"report", "run", "show"},
     {"evaluation", "export"},
     {"cli"},
 )
