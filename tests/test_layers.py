@@ -13,15 +13,14 @@ PACKAGE = Path(lopt.__file__).parent
 
 LAYERS = (
     {"base", "errors"},
-    {"config", "data", "features", "fileformat", "mup", "packing", "snapshots", "tree"}
-    | {"results", "statistics", "tuning"},
-    {"bases", "factories", "rundir"},
-    {"families", "guard", "options", "optimizers", "pictures", "unroll"},
+    {"config", "data", "features", "fileformat", "mup", "packing", "snapshots", "tree"},
+    {"bases", "factories", "results", "rundir", "statistics", "tuning"},
+    {"families", "guard", "optimizers", "options", "pictures", "unroll"},
     {"baselines", "checkpoint", "curves", "estimators", "suites"},
     {"contest", "trainer"},
     {"summary"},
     {"comparison"},
-    {"report", "run"},
+    {"report", "run", "show"},
     {"evaluation", "export"},
     {"cli"},
 )
