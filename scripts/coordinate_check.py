@@ -6,7 +6,7 @@ trains an MLP on the digits for five steps at widths 32 to 512, with each base o
 by itself and with mixtures under random theta, and fits the slope of log2 mean |change of
 a layer's preactivations| over log2 width. With muP multipliers every slope should be near
 0 (|slope| < 0.15); without them each optimizer has one above 0.5. It prints the slopes
-and writes benchmarks/coordinate_check.json and .png. About MINUTES minutes on 2 cores.
+and writes benchmarks/coordinate_check.json and .png. About 2 minutes on 2 cores.
 
 Changes are measured, not values: logits at initialization shrink with width by design.
 """
