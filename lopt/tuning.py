@@ -17,8 +17,8 @@ from typing import NamedTuple
 MAX_EXTENSIONS = 3
 """How often an optimum at the edge may extend the grid."""
 
-_COARSE_COST = (0.3, 0.8, 1.1)
-_NEAR_COST = (0.6, 0.8, 1.0)
+_COARSE_COST = (0.25, 0.6, 1.1)
+_NEAR_COST = (0.6, 0.7, 1.0)
 """How far apart two points count: per octave of rate, per decay, another schedule."""
 
 
