@@ -134,7 +134,7 @@ def theta_from_tensors(
     """
     template = jax.eval_shape(lopt.init, jax.random.key(0))
     expected = fileformat.flatten(template)
-    for name in sorted(expected | tensors):
+    for name in sorted({*expected, *tensors}):
         have, want = tensors.get(name), expected.get(name)
         if have is None and want is not None and 0 in want.shape:
             continue  # snapshots do not hold empty arrays

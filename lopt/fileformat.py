@@ -174,13 +174,14 @@ def _parse(path: Path, metadata: Mapping[str, str]) -> Header:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise foreign
     version = content.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if type(version) is int and version > FORMAT_VERSION:
         raise CheckpointError(
             f"`{path}` has format version {version}, this lopt reads up to "
             f"{FORMAT_VERSION}",
             hint="upgrade: `pip install --upgrade lopt`",
         )
     try:
+        _of_type(version, int)
         return Header(
             optimizer=_of_type(content["optimizer"]["name"], str),
             options=_of_type(content["optimizer"]["options"], dict),

@@ -1,7 +1,7 @@
 """A check that an optimizer is updated with the parameters it was initialized with."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,10 +33,10 @@ def guarded(
     The check runs while jax traces and leaves nothing in the compiled program.
     """
 
-    def init_fn(params) -> GuardedState:
+    def init_fn(params) -> Any:
         return GuardedState(optimizer.init(params), layout(params))
 
-    def update_fn(updates, state: GuardedState, params=None, **extra_args):
+    def update_fn(updates, state, params=None, **extra_args) -> tuple[Any, Any]:
         compare("gradients", state.layout, layout(updates))
         if params is not None:
             compare("parameters", state.layout, layout(params))

@@ -46,7 +46,14 @@ def resolved(factory: Callable[..., Any], options: Mapping[str, Any]) -> dict[st
         for parameter in parameters
         if parameter.default is not parameter.empty
     }
-    return {**defaults, **options}
+    return {key: _plain(value) for key, value in {**defaults, **options}.items()}
+
+
+def _plain(value: Any) -> Any:
+    """A value of a signature as JSON has it."""
+    if isinstance(value, collections.abc.Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def typed_options(

@@ -46,11 +46,17 @@ def create(folder: Path, config: RunConfig, record: Mapping[str, Any]) -> None:
     _write_json(folder / CONFIG, to_dict(config))
 
 
-def add_session(folder: Path, session: Mapping[str, Any]) -> None:
-    """Notes in run.json that another process continues the run."""
+def add_session(folder: Path, session: Mapping[str, Any]) -> list[str]:
+    """Notes in run.json that another process continues the run.
+
+    Returns:
+      What it has otherwise than the process before it: "versions", "devices".
+    """
     record = read_json(folder / RECORD)
-    record["sessions"] = [*record.get("sessions", []), session]
+    before = record["sessions"][-1]
+    record["sessions"].append(session)
     _write_json(folder / RECORD, record)
+    return [key for key in ("versions", "devices") if before[key] != session[key]]
 
 
 def read_config(folder: Path) -> RunConfig:

@@ -21,7 +21,7 @@ LAYERS = (
     {"contest", "trainer"},
     {"summary"},
     {"comparison"},
-    {"report", "run"},
+    {"report", "run", "show"},
     {"evaluation", "export"},
     {"cli"},
 )

@@ -70,7 +70,7 @@ def outer_optimizer(
       ConfigError: optax has no such optimizer that takes `learning_rate`.
     """
     factory = getattr(optax, config.name, None)
-    if not _takes_learning_rate(factory):
+    if factory is None or not _takes_learning_rate(factory):
         known = [n for n in dir(optax) if _takes_learning_rate(getattr(optax, n))]
         raise unknown_name("optimizer of optax", config.name, known)
     optimizer = factory(learning_rate=_schedule(config, outer_steps))

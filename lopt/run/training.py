@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -42,6 +42,7 @@ class Run:
     metrics: tuple[dict[str, Any], ...]
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Who is told how a run is going; the command line draws a bar of it."""
 
@@ -160,11 +161,12 @@ def _train_in_folder(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "from_step": todo.step,
         "compile_seconds": round(time.perf_counter() - started, 1),
-        "devices": [str(device) for device in jax.devices()],
+        "devices": len(jax.devices()),
         "versions": rundir.versions(),
     }
     if todo.step:
-        rundir.add_session(folder, session)
+        for what in rundir.add_session(folder, session):
+            progress.note(f"other {what} than before: bits may differ from here on")
     else:
         rundir.create(folder, config, _record(config, origin, session))
     rundir.truncate_metrics(folder, todo.step)
