@@ -208,12 +208,12 @@ BASELINES: dict[str, Baseline] = {
         Baseline(
             name="adam",
             lopt=_ADAM,
-            space=SearchSpace(learning_rate=8e-3, **_NO_DECAY),
+            space=SearchSpace(learning_rate=0.016, **_NO_DECAY),
         ),
         Baseline(
             name="adamw",
             lopt=_ADAM,
-            space=SearchSpace(learning_rate=8e-3),
+            space=SearchSpace(learning_rate=0.016),
         ),
         Baseline(
             name="lion",
@@ -227,7 +227,7 @@ BASELINES: dict[str, Baseline] = {
                 _orthogonalized(rms=MUON_RMS, normalize=False),
                 warmup_cosine,
             ),
-            space=SearchSpace(learning_rate=0.05),
+            space=SearchSpace(learning_rate=0.05, center_decay=3),
         ),
         Baseline(
             name="static",

@@ -31,6 +31,7 @@ from lopt.errors import ConfigError
 from lopt.results import Results, Settings
 from lopt.suites import SuiteTask
 from lopt.summary import Entry, summarize
+from lopt.tuning import NUM_FINALISTS
 from lopt.workers import Notify, run_jobs
 
 BUDGETS = (1 / 8, 1 / 4, 1 / 2, 1.0)
@@ -81,7 +82,7 @@ def evaluate(
       baselines: names in `BASELINES`, or (name, optimizer, theta) of learned ones.
       trials: points of each search, for each baseline, task and budget.
       seeds: reporting seeds; intervals need at least 10 to mean what they say.
-      tuning_seeds: seeds of each trial, others than the reporting ones.
+      tuning_seeds: seeds of each trial, and as many others of the finals.
       budgets: increasing fractions of a task's run length, the last one 1.
       seed: of everything that is drawn.
       lanes: runs side by side in one program; default: by device.
@@ -154,7 +155,8 @@ class _Work:
     def budget_units(self, pair: tuple[int, int], num_steps: int) -> int:
         """The same for one run length."""
         settings, tuned = self.settings, self.contenders[pair[1]].space is not None
-        runs = settings.seeds + tuned * settings.trials * settings.tuning_seeds
+        points = (settings.trials + NUM_FINALISTS) * tuned
+        runs = settings.seeds + points * settings.tuning_seeds
         return runs * num_steps
 
 
@@ -200,7 +202,7 @@ def _run_group(work: _Work, group: list[Pair], device: Any, notify: Notify) -> _
             task,
             work.lengths[pair[0]],
             trials=work.settings.trials,
-            tuning_keys=jax.random.split(tuning_key, work.settings.tuning_seeds),
+            tuning_keys=jax.random.split(tuning_key, 2 * work.settings.tuning_seeds),
             keys=jax.random.split(report_key, work.settings.seeds),
             on_budget=on_budget,
         )

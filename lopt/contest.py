@@ -133,18 +133,23 @@ def compete(
       task: the task.
       budgets: run lengths, increasing; each search starts from the optimum before it.
       trials: points of each search.
-      tuning_keys: seeds that are tuned on.
+      tuning_keys: seeds that are tuned on: one half in searches, the other in finals.
       keys: seeds that are reported.
       on_budget: told each run length when it is done.
     """
     records: list[Record] = []
+    num_search = tuning_keys.shape[0] // 2
     center: Point | None = None
     for num_steps in budgets:
         tuned, chosen, theta = None, None, contender.theta
         if contender.space is not None:
-            score = _score(program, contender.space, task, num_steps, tuning_keys)
-            tuned = search(contender.space, trials, score, center=center)
-            center = tuned.point
+            score, final_score = (
+                _score(program, contender.space, task, num_steps, part)
+                for part in (tuning_keys[:num_search], tuning_keys[num_search:])
+            )
+            tuned = search(contender.space, trials, score, final_score, center=center)
+            # A schedule that won by luck must not keep the next search from the other.
+            center = tuned.point._replace(constant=contender.space.center.constant)
             chosen = contender.space.values(tuned.point)
             theta = hand_designed_theta(chosen)
         assert theta is not None, "a contender has a theta or a space"

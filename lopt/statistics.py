@@ -47,7 +47,7 @@ def envelope(losses: np.ndarray) -> np.ndarray:
 
 
 def budget_to_reach(
-    budgets: np.ndarray, losses: np.ndarray, target: np.ndarray
+    budgets: np.ndarray, losses: np.ndarray, target: np.ndarray | float
 ) -> np.ndarray:
     """The first budget at which a curve equals a target.
 

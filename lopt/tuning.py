@@ -6,7 +6,9 @@ around a center, decays on a short list. Half of the trials are a coarse spread 
 the center, rates in steps of two octaves; the other half, in two rounds, go to the
 nearest untried neighbors of the best point so far, inside the grid or beyond it. If the
 best point then still lies at the edge of what was tried, the grid is extended beyond
-that edge, a bounded number of times; these points come on top, in the baseline's favor.
+that edge, a bounded number of times. Last, the best few are scored once more, on other
+seeds, because the best of many noisy scores is lucky. Extensions and finals come on top
+of the trials, in the baseline's favor.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,8 +19,11 @@ from typing import NamedTuple
 MAX_EXTENSIONS = 3
 """How often an optimum at the edge may extend the grid."""
 
-_COARSE_COST = (0.3, 0.8, 1.1)
-_NEAR_COST = (0.6, 0.8, 1.0)
+NUM_FINALISTS = 3
+"""How many points are scored twice."""
+
+_COARSE_COST = (0.25, 0.6, 1.1)
+_NEAR_COST = (0.6, 0.7, 1.0)
 """How far apart two points count: per octave of rate, per decay, another schedule."""
 
 
@@ -72,8 +77,8 @@ class Tuned(NamedTuple):
     """The outcome of a search."""
 
     point: Point
-    score: float  # the best one
-    scores: dict[Point, float]  # every point that was tried
+    score: float  # its mean over the search and the final
+    scores: dict[Point, float]  # of every point that was tried, in the search
     num_extensions: int
     at_edge: bool  # whether the best point is still at the edge of what was tried
 
@@ -83,7 +88,12 @@ Score = Callable[[Sequence[Point]], Sequence[float]]
 
 
 def search(
-    space: SearchSpace, trials: int, score: Score, *, center: Point | None = None
+    space: SearchSpace,
+    trials: int,
+    score: Score,
+    final_score: Score,
+    *,
+    center: Point | None = None,
 ) -> Tuned:
     """The best of `trials` points, and of extensions beyond the edge.
 
@@ -91,6 +101,7 @@ def search(
       space: where to look.
       trials: number of points, at least 1; extensions are not counted.
       score: the function that is minimized.
+      final_score: the same on other seeds.
       center: where the coarse spread is centered; default: the space's own center.
     """
     center = space.center if center is None else center
@@ -112,9 +123,12 @@ def search(
             break
         try_points(beyond)
         extensions += 1
-    best = _best(scores)
+    finalists = sorted(scores, key=scores.__getitem__)[:NUM_FINALISTS]
+    again = zip(finalists, final_score(finalists), strict=True)
+    means = {point: (scores[point] + other) / 2 for point, other in again}
+    best = _best(means)
     at_edge = bool(_beyond(space, best, scores))
-    return Tuned(best, scores[best], scores, extensions, at_edge)
+    return Tuned(best, means[best], scores, extensions, at_edge)
 
 
 def _best(scores: dict[Point, float]) -> Point:

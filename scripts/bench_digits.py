@@ -1,0 +1,154 @@
+"""The full comparison on the kind of tasks that `digits` meta-trains on, fresh seeds.
+
+    python scripts/bench_digits.py checkpoints/layerwise.safetensors
+
+compares a learned optimizer, budget for budget, with SGD with momentum, Adam, AdamW, Lion
+and Muon, each tuned anew for each budget, and with `static`, the untrained prior tuned
+in the same way. It writes benchmarks/digits.json and the report under runs/. Required:
+median speed-up of at least 2 over the best of SGD, Adam, AdamW and Lion, and at least
+1.2 over Muon. `--suite digits-heldout` measures what was not seen in meta-training.
+"""
+
+import argparse
+import dataclasses
+import json
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+BASELINES = ("sgd", "adam", "adamw", "lion", "muon", "static")
+FIRST_ORDER = ("sgd", "adam", "adamw", "lion")
+REQUIRED = {"best of sgd, adam, adamw, lion": 2.0, "muon": 1.2}
+
+
+def main() -> None:
+    options = parse()
+    from lopt.cli.process import set_up
+
+    set_up()
+    from rich.console import Console
+
+    from lopt import report
+    from lopt.checkpoint import read
+    from lopt.cli.progress import Bar
+    from lopt.comparison import evaluate
+    from lopt.config import load_suite
+    from lopt.suites import build_tasks
+
+    checkpoint = read(options.optimizer)
+    with Bar() as bar:
+        results = evaluate(
+            checkpoint.lopt,
+            checkpoint.theta,
+            build_tasks(load_suite(options.suite)),
+            name=options.optimizer.stem,
+            baselines=BASELINES,
+            trials=options.trials,
+            seeds=options.seeds,
+            tuning_seeds=options.tuning_seeds,
+            seed=options.seed,
+            progress=bar.update,
+        )
+    suite = Path(options.suite).stem
+    report.write(results, ROOT / "runs" / f"bench-{suite}")
+    groups = group_speed_ups(results)
+    write(results, groups, ROOT / "benchmarks" / f"{suite}.json")
+    console = Console()
+    console.print(report.summary_table(results))
+    for name, least in REQUIRED.items():
+        verdict = "reached" if groups[name]["median"] >= least else "NOT reached"
+        print(f"over {name}: {groups[name]['median']:.2f}, {verdict}: {least}")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("optimizer", type=Path, help="an exported file or a run")
+    parser.add_argument("--suite", default="digits")
+    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--seeds", type=int, default=48)
+    parser.add_argument("--tuning-seeds", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=1)
+    return parser.parse_args()
+
+
+def group_speed_ups(results) -> dict[str, dict]:
+    """Speed-ups over the best of several baselines, by task, with 80 % intervals."""
+    from lopt import statistics
+
+    groups = {"best of sgd, adam, adamw, lion": FIRST_ORDER}
+    groups |= {name: (name,) for name in ("muon", "static")}
+    found = {}
+    for group, names in groups.items():
+        values, samples, tasks = [], [], {}
+        for task in results.tasks:
+            losses = {c.name: [b.losses for b in c.budgets] for c in task.contenders}
+            budgets = np.array([b.num_steps for b in task.contenders[0].budgets])
+            ours = np.array(losses[results.optimizer])
+            theirs = np.array([losses[name] for name in names])
+            value = statistics.speed_ups(budgets, ours.mean(-1), theirs.mean(-1)).value
+            draws = statistics.resample(ours.shape[-1], 2000, results.settings.seed)
+            draw = statistics.bootstrap_speed_ups(budgets, ours, theirs, draws)
+            # At T, the mean test loss over that of the best of the group.
+            ratio = ours[-1].mean() / theirs[:, -1].mean(-1).min()
+            values.append(float(value))
+            samples.append(draw)
+            tasks[task.name] = {
+                "speed_up": float(value),
+                "interval80": statistics.interval(draw, 0.8),
+                "loss_ratio": float(ratio),
+            }
+        median = np.median(samples, axis=0)
+        found[group] = {
+            "median": float(np.median(values)),
+            "interval80": statistics.interval(median, 0.8),
+            "tasks": tasks,
+        }
+    return found
+
+
+def write(results, groups: dict, path: Path) -> None:
+    """The results without their curves, what made them, and where."""
+    import jax
+
+    from lopt import __version__
+    from lopt.results import to_dict
+
+    without_curves = [
+        dataclasses.replace(
+            task,
+            contenders=tuple(
+                dataclasses.replace(c, curve=dataclasses.replace(c.curve, **NO_CURVE))
+                for c in task.contenders
+            ),
+        )
+        for task in results.tasks
+    ]
+    content = {
+        "command": " ".join(["python", *sys.argv]),
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "versions": {"lopt": __version__, "jax": jax.__version__},
+        "groups": groups,
+        **to_dict(dataclasses.replace(results, tasks=tuple(without_curves))),
+    }
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+NO_CURVE = {
+    name: ()
+    for name in (
+        "steps",
+        "train_median",
+        "valid_median",
+        "test_median",
+        "test_low",
+        "test_high",
+    )
+}
+
+
+if __name__ == "__main__":
+    main()
