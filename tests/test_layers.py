@@ -13,9 +13,10 @@ PACKAGE = Path(lopt.__file__).parent
 
 LAYERS = (
     {"base", "errors"},
-    {"config", "data", "features", "fileformat", "mup", "packing", "snapshots", "tree"},
-    {"bases", "factories", "results", "rundir", "statistics", "tuning"},
-    {"families", "guard", "optimizers", "options", "pictures", "unroll"},
+    {"config", "data", "features", "fileformat", "mup", "packing", "snapshots", "tree"}
+    | {"results", "statistics", "tuning", "workers"},
+    {"bases", "factories", "rundir"},
+    {"families", "guard", "options", "optimizers", "pictures", "unroll"},
     {"baselines", "checkpoint", "curves", "estimators", "suites"},
     {"contest", "trainer"},
     {"summary"},
