@@ -211,9 +211,7 @@ class Unroll:
     """
 
     init: Callable[[MetaParams, PRNGKey, Data], UnrollState]
-    advance: Callable[
-        [MetaParams, UnrollState, PRNGKey, Data], tuple[Array, UnrollState]
-    ]
+    advance: Callable[[MetaParams, UnrollState, PRNGKey, Data], tuple[Array, UnrollState]]
     length: int
     max_steps: int
     worst: float

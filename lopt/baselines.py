@@ -164,9 +164,7 @@ def _plain(table: tuple[Base, ...], pack: Packing, raw: tuple[Stacks, ...]) -> S
     return direction
 
 
-def _entrywise(
-    table: tuple[Base, ...], pack: Packing, raw: tuple[Stacks, ...]
-) -> Stacks:
+def _entrywise(table: tuple[Base, ...], pack: Packing, raw: tuple[Stacks, ...]) -> Stacks:
     """The one base's direction, with multipliers."""
     del table
     (direction,) = raw

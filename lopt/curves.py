@@ -140,7 +140,7 @@ def _step(task: Task, lopt: LearnedOptimizer):
             lane.params,
             lane.model_state,
             lane.opt_state,
-            jax.random.fold_in(_keys(key)[1], t),
+            jax.random.split(jax.random.fold_in(_keys(key)[1], t)),
             data,
         )
         loss = loss.astype(jnp.float32)

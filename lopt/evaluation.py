@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lopt import evaluate as comparison
+from lopt import comparison, report
 from lopt.base import LearnedOptimizer, MetaParams
 from lopt.baselines import BASELINES
 from lopt.checkpoint import locate, read
 from lopt.config import RunConfig, check_trust, load_suite, released_names
 from lopt.errors import ConfigError, unknown_name
-from lopt.report import RESULTS_FILE, write_report
 from lopt.results import Results
 from lopt.suites import build_tasks
 
@@ -66,7 +65,7 @@ def evaluate(
         **settings,
     )
     if out is not None:
-        write_report(results, Path(out))
+        report.write(results, Path(out))
     return results
 
 
@@ -78,9 +77,9 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"`{folder}` is a file, and an evaluation needs a folder")
-    if (folder / RESULTS_FILE).exists() and not overwrite:
+    if (folder / report.RESULTS_FILE).exists() and not overwrite:
         raise ConfigError(
-            f"`{folder / RESULTS_FILE}` exists already",
+            f"`{folder / report.RESULTS_FILE}` exists already",
             hint="choose another folder with `--out`, or pass `--force`",
         )
 

@@ -107,9 +107,7 @@ def _draw_speed_up(axes: Axes, speed_up: SpeedUp, y, label, colors) -> None:
     axes.plot(speed_up.interval80, (y, y), color=color, linewidth=1.5)
     name = "best baseline" if label == "all" else f"over {label}"
     size = 8 if label == "all" else 5
-    axes.plot(
-        speed_up.value, y, marker, color=color, markersize=size, label=name, ls=""
-    )
+    axes.plot(speed_up.value, y, marker, color=color, markersize=size, label=name, ls="")
 
 
 def _draw_curve(axes: Axes, contender: ContenderResult, color: str) -> None:

@@ -133,9 +133,7 @@ def _coarse(space: SearchSpace, center: Point, count: int) -> list[Point]:
         reach += 2
 
 
-def _neighbors(
-    space: SearchSpace, best: Point, tried: dict[Point, float]
-) -> list[Point]:
+def _neighbors(space: SearchSpace, best: Point, tried: dict[Point, float]) -> list[Point]:
     reach = 2 + len(tried)
     rates = range(best.rate - reach, best.rate + reach + 1)
     points = product(rates, range(len(space.decays)), space.schedules)

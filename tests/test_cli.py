@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer.main
 
@@ -303,3 +304,83 @@ def test_an_interrupt_exits_with_130(monkeypatch):
 
     monkeypatch.setitem(listing.KINDS, "suites", interrupt)
     assert lopt.cli.run(["list", "suites"]) == 130
+
+
+def test_from_a_suite_to_a_file_and_its_evaluation(suite, tmp_path):
+    def run(line, **environment):
+        environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+        return lopt_process(*shlex.split(line), cwd=tmp_path, **environment)
+
+    trained = run("meta-train tiny.toml --out run --set keep_checkpoints=1")
+    assert (trained.returncode, trained.stdout) == (0, "run\n"), trained.stderr
+    assert "step 2 of 2, meta-loss" in trained.stderr
+    assert "hint: `lopt evaluate run`" in trained.stderr
+    assert list((tmp_path / "cache" / "lopt" / "xla").iterdir())
+
+    again = run("meta-train tiny.toml --out run")
+    assert again.returncode == 2
+    assert again.stderr.startswith("error: `run` exists already\n\nhint: ")
+    resumed = run("meta-train tiny.toml --out run --resume --set keep_checkpoints=1")
+    assert (resumed.returncode, resumed.stdout) == (0, "run\n")
+    assert "`run` is finished" in resumed.stderr
+
+    shown = json.loads(run("show run --json").stdout)
+    assert shown["config"]["keep_checkpoints"] == 1
+    assert shown["last"]["step"] == 2
+    assert "2 of 2 meta-training steps" in run("show run").stdout
+
+    exported = run("export run -o a.safetensors")
+    assert (exported.returncode, exported.stdout) == (0, "a.safetensors\n")
+    content = (tmp_path / "a.safetensors").read_bytes()
+    assert run("export run -o a.safetensors").returncode != 0
+    assert (tmp_path / "a.safetensors").read_bytes() == content
+    header = json.loads(run("show a.safetensors --json").stdout)
+    assert header["optimizer"] == "layerwise"
+    assert header["card"]["outer_steps"] == 2
+    assert sum(np.prod(s) for s in header["tensors"].values()) == header["num_weights"]
+
+    line = "evaluate a.safetensors --suite tiny.toml --baseline adam --budget 1 --json"
+    line += " --trials 1 --seeds 2 --out evaluation"
+    evaluated = run(line)
+    assert evaluated.returncode == 0, evaluated.stderr
+    results = json.loads(evaluated.stdout)
+    assert results == json.loads((tmp_path / "evaluation/results.json").read_text())
+    assert "<html" in (tmp_path / "evaluation/report.html").read_text()
+    assert results["settings"]["baselines"] == ["adam"]
+    refused = run(line)
+    assert refused.returncode == 2
+    assert "exists already" in refused.stderr
+    assert "--force" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "environment", "devices"),
+    [
+        ("3", {}, 3),
+        ("3", {"JAX_NUM_CPU_DEVICES": "2"}, 3),
+        ("None", {"JAX_NUM_CPU_DEVICES": "2"}, 2),
+        ("None", {}, min(os.cpu_count(), 8)),
+    ],
+)
+def test_the_process_is_set_up_as_the_user_says(argument, environment, devices, tmp_path):
+    start = f"""
+import jax
+from lopt.cli.process import set_up
+set_up({argument})
+print(len(jax.devices("cpu")), jax.config.jax_compilation_cache_dir)
+"""
+    inherited = {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": "/c", **environment}
+    result = lopt_process(cwd=tmp_path, start=start, **inherited)
+    assert result.stdout.split() == [str(devices), "/c/lopt/xla"], result.stderr
+
+
+def test_a_cache_that_the_user_chose_is_kept(tmp_path):
+    start = """
+import jax
+from lopt.cli.process import set_up
+set_up()
+print(jax.config.jax_compilation_cache_dir)
+"""
+    chosen = str(tmp_path / "mine")
+    result = lopt_process(cwd=tmp_path, start=start, JAX_COMPILATION_CACHE_DIR=chosen)
+    assert result.stdout.strip() == chosen

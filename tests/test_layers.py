@@ -14,13 +14,13 @@ PACKAGE = Path(lopt.__file__).parent
 LAYERS = (
     {"base", "errors"},
     {"config", "data", "features", "fileformat", "mup", "packing", "snapshots", "tree"}
-    | {"results", "statistics", "tuning"},
+    | {"results", "statistics", "tuning", "workers"},
     {"bases", "factories", "rundir"},
     {"families", "guard", "options", "optimizers", "pictures", "unroll"},
     {"baselines", "checkpoint", "curves", "estimators", "suites"},
     {"contest", "trainer"},
     {"summary"},
-    {"evaluate"},
+    {"comparison"},
     {"report", "run", "show"},
     {"evaluation", "export"},
     {"cli"},

@@ -196,6 +196,7 @@ def test_a_file_may_import_its_neighbor_and_define_dataclasses(write):
         ("def task():\n\n    return 1 / 0", 3, "ZeroDivisionError: division by zero"),
         ("def task():\n    raise ValueError('a\\nb')", 2, "ValueError: a"),
         ("def task():\n    assert False", 2, "AssertionError"),
+        ("def task():\n    inner()\ndef inner():\n    {}[1]", 4, "KeyError: 1"),
         (
             "from lopt.data import dataset\n\n\ndef task():\n    dataset('digit')",
             5,

@@ -1,5 +1,6 @@
 """`lopt evaluate`: compare a learned optimizer with tuned baselines."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,8 @@ import typer
 
 from lopt.cli import console
 from lopt.cli.options import Devices, Json, Trust
+from lopt.config import RunConfig, check_trust, load_suite
+from lopt.errors import unknown_name
 
 EXAMPLES = (
     "lopt evaluate runs/digits --suite digits-heldout",
@@ -57,6 +60,14 @@ def command(
             "[default: 0.125, 0.25, 0.5, 1]",
         ),
     ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task",
+            metavar="NAME",
+            help="Evaluate on this task of the suite; repeatable.  [default: all]",
+        ),
+    ] = None,
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the suite."),
@@ -69,9 +80,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Compare a learned optimizer with tuned baselines on tasks it has not seen."""
-    from lopt.config import check_trust, load_suite
-
-    config = load_suite(suite, sets or [])
+    config = _selected(load_suite(suite, sets or []), tasks)
     trust = check_trust(suite, config, trust=trust)
     out = out or _default_folder(Path(optimizer))
 
@@ -102,6 +111,17 @@ def command(
             console.data(line)
     console.say(f"wrote {out / report.RESULTS_FILE} and {out / report.REPORT_FILE}")
     console.hint(f"open `{out / report.REPORT_FILE}` in a browser")
+
+
+def _selected(config: RunConfig, names: list[str] | None) -> RunConfig:
+    """The configuration with only those of its tasks that have been named."""
+    if not names:
+        return config
+    known = {task.name: task for task in config.tasks if task.name is not None}
+    for name in names:
+        if name not in known:
+            raise unknown_name(f"task of suite `{config.suite}`", name, known)
+    return replace(config, tasks=tuple(known[name] for name in dict.fromkeys(names)))
 
 
 def _default_folder(optimizer: Path) -> Path:

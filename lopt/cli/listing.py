@@ -6,6 +6,7 @@ import typer
 
 from lopt.cli import console
 from lopt.cli.options import Json
+from lopt.config import load_suite, released, released_names
 from lopt.errors import unknown_name
 
 EXAMPLES = ("lopt list suites", "lopt list optimizers --json")
@@ -36,13 +37,10 @@ def command(
 
 
 def _suites() -> dict[str, str]:
-    from lopt.config import load_suite, released_names
-
     return {name: load_suite(name).description for name in released_names("tasks")}
 
 
 def _checkpoints() -> dict[str, str]:
-    from lopt.config import released, released_names
     from lopt.fileformat import read_header
 
     described = {}

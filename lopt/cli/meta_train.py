@@ -8,6 +8,7 @@ import typer
 
 from lopt.cli import console
 from lopt.cli.options import Devices, Trust
+from lopt.config import check_trust, load_suite
 
 EXAMPLES = (
     "lopt meta-train digits --out runs/digits",
@@ -61,8 +62,6 @@ def command(
     trust: Trust = False,
 ) -> None:
     """Meta-train a learned optimizer on a suite of tasks."""
-    from lopt.config import check_trust, load_suite
-
     flags = {"seed": seed, "optimizer.name": optimizer, "estimator.name": estimator}
     given = [f"{key}={json.dumps(v)}" for key, v in flags.items() if v is not None]
     config = load_suite(suite, given + (sets or []))

@@ -1,6 +1,6 @@
 """How long work says how far it is: a bar on a terminal, else a line now and then.
 
-The bars are what `lopt.run.Progress` and `lopt.evaluate` ask for.
+The bars are what `lopt.run.Progress` and `lopt.comparison` ask for.
 """
 
 import sys
@@ -57,6 +57,11 @@ class Bar:
 class TrainingBar(Bar):
     """Outer step, meta-loss, inner steps per second, and the time that is left."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._started: float | None = None
+        self._inner_steps = 0
+
     def compiled(self, done: int, total: int) -> None:
         """`done` of `total` programs are compiled."""
         self.update(f"compiling: {done} of {total} programs are ready", 0.0, say=True)
@@ -64,11 +69,20 @@ class TrainingBar(Bar):
     def stepped(self, metrics: dict[str, Any], outer_steps: int) -> None:
         """An outer step is finished; `metrics` is its line of metrics.jsonl."""
         step, loss = metrics["step"], metrics["loss"]
-        loss = "not finite" if loss is None else f"{loss:.4f}"
-        speed = metrics["inner_steps"] / max(metrics["seconds"], 1e-9)
-        text = f"step {step} of {outer_steps}, meta-loss {loss}, "
-        text += f"{speed:,.0f} inner steps/s"
+        text = f"step {step} of {outer_steps}, meta-loss "
+        text += "not finite" if loss is None else f"{loss:.4f}"
+        if speed := self._speed(metrics["inner_steps"]):
+            text += f", {speed:,.0f} inner steps/s"
         self.update(text, step / outer_steps, say=step == outer_steps)
+
+    def _speed(self, inner_steps: int) -> float | None:
+        """Inner steps per second since the first outer step, None at that one."""
+        now = time.monotonic()
+        if self._started is None:
+            self._started = now
+            return None
+        self._inner_steps += inner_steps
+        return self._inner_steps / max(now - self._started, 1e-9)
 
 
 def _rich_bar():

@@ -8,11 +8,14 @@ import typer
 
 from lopt.cli import console
 from lopt.cli.options import Json
+from lopt.config import load_suite, released, released_names, to_dict
+from lopt.errors import unknown_name
 
 EXAMPLES = (
     "lopt show digits",
     "lopt show runs/digits --json",
     "lopt show layerwise.safetensors",
+    "lopt show runs/digits --picture policy.png",
 )
 
 
@@ -24,12 +27,18 @@ def command(
             help="A suite, an exported file or a run: a released name or a path.",
         ),
     ],
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Draw what a learned optimizer decides: .png, .svg …"
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show a suite, an exported file or a run."""
-    from lopt.config import released, released_names
-    from lopt.errors import unknown_name
-
+    if picture is not None:
+        draw_policy(thing, picture)
+        return
     path = Path(thing)
     if path.is_dir():
         show_run(path, json)
@@ -48,8 +57,6 @@ def command(
 
 def show_suite(suite: str, json: bool) -> None:
     """The resolved configuration of a suite."""
-    from lopt.config import load_suite, to_dict
-
     plain = to_dict(load_suite(suite))
     if json:
         console.json(plain)
@@ -89,11 +96,36 @@ def show_file(path: Path, json: bool) -> None:
     ):
         console.table((title, "value"), _dotted(part))
 
+    if header.optimizer == "layerwise":
+        show_policy(path)
+
+
+def show_policy(path: Path) -> None:
+    """What a learned optimizer decides over a run, role by role."""
+    from lopt import show
+    from lopt.checkpoint import read
+
+    checkpoint = read(path)
+    if show.can_explain(checkpoint):
+        curves = show.policy_curves(checkpoint)
+        console.data(f"over a run of {len(curves.losses)} steps on {curves.task}:")
+        columns = ("role", "learning rate", "its course", "mixture")
+        console.table(columns, show.rows(curves))
+        console.hint(f"`lopt show {path} --picture policy.png` draws it")
+
+
+def draw_policy(optimizer: str, picture: Path) -> None:
+    """The same as a picture, of a file, a run or a released name."""
+    from lopt import show
+    from lopt.checkpoint import read
+
+    show.write_picture(show.policy_curves(read(optimizer)), picture)
+    console.data(str(picture))
+
 
 def show_run(folder: Path, json: bool) -> None:
     """How far a run is, and what it is told."""
     from lopt import rundir
-    from lopt.config import to_dict
 
     config = rundir.read_config(folder)
     metrics = rundir.read_metrics(folder)

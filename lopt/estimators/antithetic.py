@@ -47,11 +47,13 @@ def check_options(num_pairs: int, sigma: float) -> None:
 def sample_noise(theta: MetaParams, key: PRNGKey, num: int, sigma: float) -> MetaParams:
     """ε ~ N(0, σ²), a tree of leaves [num, *shape]."""
     leaves, treedef = jax.tree.flatten(theta)
-    keys = jax.random.split(key, max(len(leaves), 1))
-    noise = [
-        sigma * jax.random.normal(k, (num, *leaf.shape), leaf.dtype)
-        for k, leaf in zip(keys, leaves, strict=False)
-    ]
+    # One draw for all leaves: each further one costs compile time.
+    flat = sigma * jax.random.normal(key, (num, sum(leaf.size for leaf in leaves)))
+    noise, used = [], 0
+    for leaf in leaves:
+        part = flat[:, used : used + leaf.size].reshape(num, *leaf.shape)
+        noise.append(part.astype(leaf.dtype))
+        used += leaf.size
     return jax.tree.unflatten(treedef, noise)
 
 
@@ -63,7 +65,7 @@ def no_noise(theta: MetaParams, num: int) -> MetaParams:
 def unstarted_runs(
     unroll: Unroll, theta: MetaParams, key: PRNGKey, data: Data, num_pairs: int
 ) -> UnrollState:
-    """Runs of length 0, leaves [N, 2, ...]: finished, so the first truncation starts them.
+    """Runs of length 0, leaves [N, 2, ...]: finished, so that the next call starts them.
 
     Nothing is computed here, and so nothing is compiled.
     """
@@ -100,21 +102,18 @@ def advance_pairs(
     is a short run in every respect: it knows its length.
     """
     num_pairs = runs.step.shape[0]
-    init_key, cut_key, data_key = jax.random.split(key, 3)
-    init_keys = jax.random.split(init_key, num_pairs)
-    cut_keys = jax.random.split(cut_key, num_pairs)
-    data_keys = jax.random.split(data_key, num_pairs)
+    init_keys, cut_keys, data_keys = jax.random.split(key, (3, num_pairs))
     signs = jnp.asarray(SIGNS)
 
     def one(noise, run, init_key, cut_key, data_key, sign):
-        perturbed = jax.tree.map(
-            lambda t, e: t + sign.astype(e.dtype) * e, theta, noise
-        )
+        perturbed = jax.tree.map(lambda t, e: t + sign.astype(e.dtype) * e, theta, noise)
         fresh = unroll.init(perturbed, init_key, data)
         longest = fresh.num_steps // unroll.length
-        cut = jax.random.randint(cut_key, (), 1, longest + 1) * unroll.length
+        cut = 1 + (jax.random.uniform(cut_key) * longest).astype(jnp.int32)
         first = run.num_steps == 0
-        fresh = fresh._replace(num_steps=jnp.where(first, cut, fresh.num_steps))
+        fresh = fresh._replace(
+            num_steps=jnp.where(first, cut * unroll.length, fresh.num_steps)
+        )
         over = run.step >= run.num_steps
         run = jax.tree.map(lambda a, b: jnp.where(over, a, b), fresh, run)
         losses, run = unroll.advance(perturbed, run, data_key, data)
@@ -124,9 +123,7 @@ def advance_pairs(
 
     both_signs = jax.vmap(one, in_axes=(None, 0, None, None, None, 0))
     all_pairs = jax.vmap(both_signs, in_axes=(0, 0, 0, 0, 0, None))
-    losses, diverged, runs = all_pairs(
-        noise, runs, init_keys, cut_keys, data_keys, signs
-    )
+    losses, diverged, runs = all_pairs(noise, runs, init_keys, cut_keys, data_keys, signs)
     # A pair with a diverged member is over: it restarts with the next truncation.
     over = jnp.any(diverged, axis=1)[:, None]
     runs = runs._replace(step=jnp.where(over, runs.num_steps, runs.step))

@@ -13,9 +13,7 @@ from lopt.estimators.antithetic import (
 )
 
 
-def es(
-    unroll: Unroll, *, num_pairs: int = 16, sigma: float = 0.05
-) -> GradientEstimator:
+def es(unroll: Unroll, *, num_pairs: int = 16, sigma: float = 0.05) -> GradientEstimator:
     """Fresh ε in every truncation, credit c = ε.
 
     Biased: a truncation is not charged with what its updates do to later ones.

@@ -26,9 +26,7 @@ class PESState(NamedTuple):
     accumulator: MetaParams  # leaves [N, ...], ξ: sum of ε since the run's start
 
 
-def pes(
-    unroll: Unroll, *, num_pairs: int = 16, sigma: float = 0.05
-) -> GradientEstimator:
+def pes(unroll: Unroll, *, num_pairs: int = 16, sigma: float = 0.05) -> GradientEstimator:
     """Fresh ε in every truncation, credit ξ: the sum of all ε since the run's start.
 
     Unbiased for the smoothed loss of the whole run; its variance grows with the number

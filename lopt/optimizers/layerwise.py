@@ -140,9 +140,7 @@ def _transformation(
     def update_fn(grads, state: LayerwiseState, params=None, *, value, **extra_args):
         del extra_args
         if params is None:
-            raise ValueError(
-                "`layerwise` needs the parameters: update(g, state, params)"
-            )
+            raise ValueError("`layerwise` needs the parameters: update(g, state, params)")
         pack = layout(params)
         g, p = pack.pack(grads), pack.pack(params)
         directions, states = _directions(table, pack, g, state.bases, p)
@@ -221,7 +219,7 @@ def _decide(
 def _coefficients(
     table: tuple[Base, ...], pack: Packing, mixture: Array, directions: list[Stacks]
 ) -> Array:
-    """What each raw direction is multiplied by: μ m, over its RMS if entrywise, [L, K]."""
+    """Factor of each raw direction: μ m, over its RMS if entrywise: [L, K]"""
     columns = []
     for k, base in enumerate(table):
         multiplier = jnp.asarray(

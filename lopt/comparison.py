@@ -7,12 +7,11 @@ different tasks and optimizers are compiled and run side by side, in threads; ta
 one shape share them. Nothing here reads or writes anything but its arguments.
 """
 
-import queue
-import threading
+import math
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -32,15 +31,16 @@ from lopt.errors import ConfigError
 from lopt.results import Results, Settings
 from lopt.suites import SuiteTask
 from lopt.summary import Entry, summarize
+from lopt.workers import Notify, run_jobs
 
 BUDGETS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 """Run lengths as fractions of the task's."""
 
-LANES_CPU, LANES = 8, 64
-"""Runs side by side in a program: more are no faster on a CPU."""
+MAX_LANES_CPU, MAX_LANES = 8, 64
+"""Most runs side by side in a program: more are no faster on a CPU."""
 
-WORKERS = 2
-"""Programs that are compiled or run at a time."""
+MIN_WORKERS = 2
+"""Programs that are compiled or run at a time; one for each device if there are more."""
 
 _COMPILE_UNITS = 40_000
 """What compiling counts in the fraction that is done, in steps of one run."""
@@ -48,12 +48,10 @@ _COMPILE_UNITS = 40_000
 Pair = tuple[int, int]
 """Positions of a task and of a contender."""
 
+_Finished = tuple[Program, dict[Pair, list[Record]]]
+
 Progress = Callable[[str, float], None]
 """`(text, fraction done)`, called from the caller's thread."""
-
-
-class _Stopped(Exception):
-    """Raised in a worker when the caller has been interrupted."""
 
 
 def evaluate(
@@ -97,7 +95,9 @@ def evaluate(
     contenders += [_contender(item) for item in baselines]
     _validate(contenders, tasks, trials, seeds, tuning_seeds, budgets)
     if lanes is None:
-        lanes = LANES_CPU if jax.default_backend() == "cpu" else LANES
+        most = MAX_LANES_CPU if jax.default_backend() == "cpu" else MAX_LANES
+        # As few as divide the reporting seeds evenly: no lane is padded then.
+        lanes = math.ceil(seeds / math.ceil(seeds / most))
     settings = Settings(
         baselines=tuple(c.name for c in contenders[1:]),
         trials=trials,
@@ -162,40 +162,21 @@ def _run(work: _Work, progress: Progress | None) -> dict[Pair, Entry]:
     """Every pair's entry, computed by workers; progress is told from this thread."""
     groups = work.groups()
     total = sum(_COMPILE_UNITS + sum(map(work.units, group)) for group in groups)
-    events: queue.SimpleQueue[Future | tuple[str, int]] = queue.SimpleQueue()
-    stopped = threading.Event()
+    done = 0
 
-    def notify(text: str, units: int) -> None:
-        if stopped.is_set():
-            raise _Stopped
-        events.put((text, units))
+    def on_notice(text: str, units: int) -> None:
+        nonlocal done
+        done += units
+        if progress is not None:
+            progress(text, min(done / total, 1.0))
 
-    pool = ThreadPoolExecutor(WORKERS)
-    finished, done = [], 0
-    try:
-        devices = jax.local_devices()
-        for i, group in enumerate(groups):
-            device = devices[i % len(devices)]
-            future = pool.submit(_run_group, work, group, device, notify)
-            future.add_done_callback(events.put)
-        while len(finished) < len(groups):
-            event = events.get()
-            if isinstance(event, Future):
-                finished.append(event.result())
-                continue
-            text, units = event
-            done += units
-            if progress is not None:
-                progress(text, min(done / total, 1.0))
-    finally:
-        stopped.set()
-        pool.shutdown(wait=True, cancel_futures=True)
-    return _timed(work, finished)
+    devices = jax.local_devices()
+    workers = devices * math.ceil(MIN_WORKERS / len(devices))
+    jobs = [partial(_run_group, work, group) for group in groups]
+    return _timed(work, run_jobs(jobs, workers, on_notice))
 
 
-def _run_group(
-    work: _Work, group: list[Pair], device: Any, notify: Callable[[str, int], None]
-) -> tuple[Program, dict[Pair, list[Record]]]:
+def _run_group(work: _Work, group: list[Pair], device: Any, notify: Notify) -> _Finished:
     """Compiles one program and runs every pair that it serves."""
     first = work.tasks[group[0][0]].task
     contender = work.contenders[group[0][1]]
@@ -226,9 +207,7 @@ def _run_group(
     return program, records
 
 
-def _timed(
-    work: _Work, finished: list[tuple[Program, dict[Pair, list[Record]]]]
-) -> dict[Pair, Entry]:
+def _timed(work: _Work, finished: list[_Finished]) -> dict[Pair, Entry]:
     """The records with the time of a step, measured one program at a time."""
     entries = {}
     for program, records in finished:
