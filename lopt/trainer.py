@@ -29,6 +29,7 @@ from lopt.base import (
     PRNGKey,
     Task,
 )
+from lopt.compiling import compile_lowered
 from lopt.suites import SuiteTask
 
 
@@ -185,7 +186,7 @@ class Trainer:
             lowered.append(program.lower(state.theta, states, state.key, group.data))
         programs: list = []
         with ThreadPoolExecutor() as pool:
-            for program in pool.map(lambda low: low.compile(), lowered):
+            for program in pool.map(compile_lowered, lowered):
                 programs.append(program)
                 if on_group is not None:
                     on_group(len(programs), len(lowered))

@@ -12,7 +12,7 @@ import lopt
 PACKAGE = Path(lopt.__file__).parent
 
 LAYERS = (
-    {"base", "errors"},
+    {"base", "compiling", "errors"},
     {"config", "data", "features", "fileformat", "mup", "packing", "snapshots", "tree"}
     | {"results", "statistics", "tuning", "workers"},
     {"bases", "factories", "rundir"},

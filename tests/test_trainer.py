@@ -75,7 +75,9 @@ def test_compiled_step_is_the_pure_step(key):
     state = trainer.init(key)
     pure, pure_metrics = trainer.step(state, trainer.datas)
     state, metrics = advance(trainer, state, 1)
-    for a, b in zip(jax.tree.leaves(pure.theta), jax.tree.leaves(state.theta), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(pure.theta), jax.tree.leaves(state.theta), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=1e-4)
     np.testing.assert_allclose(pure_metrics.task_losses, metrics.task_losses, rtol=1e-4)
 
