@@ -24,6 +24,7 @@ from lopt.results import (
     SpeedUp,
     TaskResult,
     Tuning,
+    times,
     to_dict,
 )
 
@@ -171,7 +172,7 @@ def _overview(results: Results) -> str:
                 task.num_steps,
                 *_speed_up_cells(task.speed_up),
                 *task.speed_up_over.values(),
-                f"{task.speed_up_seconds:.2g}",
+                times(task.speed_up_seconds),
             ]
         )
     over = results.speed_up_over.values()
@@ -250,12 +251,16 @@ def _speed_up_cells(speed_up: SpeedUp) -> list[str]:
     return [
         str(speed_up),
         _interval(speed_up),
-        "{:.2g}–{:.2g}".format(*speed_up.interval95),
+        _range(speed_up.interval95),
     ]
 
 
 def _interval(speed_up: SpeedUp) -> str:
-    return "{:.2g}–{:.2g}".format(*speed_up.interval80)
+    return _range(speed_up.interval80)
+
+
+def _range(interval: tuple[float, float]) -> str:
+    return "–".join(map(times, interval))
 
 
 def _contender(task: TaskResult, name: str) -> ContenderResult:
