@@ -149,7 +149,7 @@ def _multiplied(pack: Packing, stacks: Stacks, kinds: list[mup.Kind]) -> Stacks:
     """Each tensor times its muP multiplier for the kind of its stack's direction."""
     group_of: list[mup.Kind] = []
     for kind, group in zip(kinds, pack.groups, strict=True):
-        group_of += [kind] * len(group)
+        group_of.extend(kind for _ in group)
     values = [
         mup.update_multiplier(spec, kind)
         for spec, kind in zip(pack.specs, group_of, strict=True)
