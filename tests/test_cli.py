@@ -39,6 +39,9 @@ COMMANDS = {
 
 TINY = """
 outer_steps = 2
+[optimizer]
+bases = ["adam"]
+hidden_sizes = []
 [estimator]
 num_pairs = 1
 [unroll]

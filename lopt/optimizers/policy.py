@@ -131,11 +131,14 @@ NUM_INPUTS = 6 + 7 + NUM_STRUCTURE
 
 
 def _structure(spec: ParamSpec) -> list[float]:
-    """Role, place and number of layers; zero stands for unknown."""
+    """Role, place, number of layers, aspect; zero stands for unknown."""
     role = [float(spec.role == role) for role in ROLES]
     place = 0.0 if spec.depth is None else 2.0 * spec.depth - 1.0
     layers = 0.0 if spec.num_layers is None else math.log(spec.num_layers / 3.0)
-    aspect = math.log(spec.fan_out / spec.fan_in) / 3.0 if spec.is_matrix else 0.0
+    aspect = 0.0
+    if spec.is_matrix:  # of the base shape: λ must not drift with width
+        base_in, base_out = spec.fan_in / spec.width_in, spec.fan_out / spec.width_out
+        aspect = math.log(base_out / base_in) / 3.0
     return [*role, place, layers, aspect]
 
 
