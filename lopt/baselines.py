@@ -114,17 +114,18 @@ def rule(
             states = tuple(base.transform.init(stacks) for base in table)
             return RuleState(jnp.zeros((), jnp.int32), states)
 
-        def update_fn(grads, state: RuleState, params=None, **extra_args):
+        def update_fn(updates, state, params=None, **extra_args):
             del extra_args
             if params is None:
                 raise ValueError("decay needs the parameters: update(g, state, params)")
             pack = layout(params)
-            g, p = pack.pack(grads), pack.pack(params)
+            g, p = pack.pack(updates), pack.pack(params)
             steps = [
                 base.transform.update(g, s, p)
                 for base, s in zip(table, state.bases, strict=True)
             ]
-            d = directions(table, pack, tuple(step for step, _ in steps))
+            raw: tuple[Any, ...] = tuple(step for step, _ in steps)
+            d = directions(table, pack, raw)
             rate = schedule(theta, state.step.astype(jnp.float32), total)
             updates = pack.unpack(_decayed(pack, d, p, rate, theta), params)
             return updates, RuleState(state.step + 1, tuple(s for _, s in steps))
@@ -146,7 +147,9 @@ def _decayed(
 
 def _multiplied(pack: Packing, stacks: Stacks, kinds: list[mup.Kind]) -> Stacks:
     """Each tensor times its muP multiplier for the kind of its stack's direction."""
-    group_of = [k for k, group in zip(kinds, pack.groups, strict=True) for _ in group]
+    group_of: list[mup.Kind] = []
+    for kind, group in zip(kinds, pack.groups, strict=True):
+        group_of.extend(kind for _ in group)
     values = [
         mup.update_multiplier(spec, kind)
         for spec, kind in zip(pack.specs, group_of, strict=True)
@@ -179,7 +182,8 @@ def _orthogonalized(*, rms: float, normalize: bool) -> Directions:
         if normalize:
             scale = pack.spread(1.0 / (pack.rms(others) + _EPS))
             others = tuple(d * s for d, s in zip(others, scale, strict=True))
-        chosen, kinds = [], []
+        chosen: list[Array] = []
+        kinds: list[mup.Kind] = []
         for m, d, spec in zip(matrices, others, pack.group_specs, strict=True):
             use = table[0].applies(spec)
             chosen.append(rms * m if use else d)
@@ -195,7 +199,6 @@ _SGD_DECAYS = (0.0, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
 """A decay acts through rate times decay, and the rates of SGD are larger."""
 _LION_DECAYS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 _STATIC_DECAYS = (0.0, 0.6, 1.2, 2.5, 5.0, 10.0, 20.0)
-_NO_DECAY = dict(decays=(0.0,), num_decays=1, center_decay=0)
 
 BASELINES: dict[str, Baseline] = {
     baseline.name: baseline
@@ -208,7 +211,9 @@ BASELINES: dict[str, Baseline] = {
         Baseline(
             name="adam",
             lopt=_ADAM,
-            space=SearchSpace(learning_rate=0.016, **_NO_DECAY),
+            space=SearchSpace(
+                learning_rate=0.016, decays=(0.0,), num_decays=1, center_decay=0
+            ),
         ),
         Baseline(
             name="adamw",

@@ -18,7 +18,7 @@ from lopt.curves import NEVER, NUM_POINTS, Curves, Reading, curves
 from lopt.results import Kind
 from lopt.tuning import Hyperparameters, Point, SearchSpace, Tuned, search
 
-_QUICK_COMPILE = {"xla_backend_optimization_level": 1}
+_QUICK_COMPILE: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
 """On a CPU: half the time to compile, and programs that are as fast."""
 
 TUNING_READ_EVERY = 4
@@ -110,8 +110,15 @@ def repeat(theta: MetaParams, count: int) -> MetaParams:
 
 
 def hand_designed_theta(values: Hyperparameters) -> MetaParams:
-    """Theta of a hand-designed optimizer; from sequences of values: one a lane."""
+    """Theta of a hand-designed optimizer."""
     return {k: jnp.asarray(v, jnp.float32) for k, v in values._asdict().items()}
+
+
+def hand_designed_thetas(values: Sequence[Hyperparameters]) -> MetaParams:
+    """The same with a leading axis, one lane for each of the values."""
+    columns = np.asarray(values, np.float32).T
+    names = Hyperparameters._fields
+    return {name: jnp.asarray(x) for name, x in zip(names, columns, strict=True)}
 
 
 def compete(
@@ -174,7 +181,7 @@ def _score(
         values = [space.values(p) for p in points for _ in range(keys.shape[0])]
         every_key = keys[np.tile(np.arange(keys.shape[0]), len(points))]
         result = program(
-            hand_designed_theta(Hyperparameters(*zip(*values, strict=True))),
+            hand_designed_thetas(values),
             every_key,
             num_steps,
             task.data,
@@ -201,8 +208,8 @@ def _record(
         losses=np.where(
             result.diverged, task.loss_bound, result.readings.test_loss[best, runs]
         ),
-        accuracies=result.readings.test_accuracy[best, runs],
-        diverged=result.diverged,
+        accuracies=np.asarray(result.readings.test_accuracy[best, runs]),
+        diverged=np.asarray(result.diverged),
         readings=result.readings,
         tuned=tuned,
         chosen=chosen,

@@ -13,6 +13,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import box
 from rich.table import Table
 
 from lopt.errors import LoptError
@@ -24,6 +25,7 @@ from lopt.results import (
     SpeedUp,
     TaskResult,
     Tuning,
+    times,
     to_dict,
 )
 
@@ -58,10 +60,13 @@ MEANINGS = {
 
 def summary_table(results: Results) -> Table:
     """Speed-ups by task, for the terminal."""
-    table = Table(title=f"speed-up of {results.optimizer}, budget for budget")
-    table.add_column("task")
+    title = f"speed-up of {results.optimizer}, budget for budget"
+    # Narrow, so that five baselines fit into 80 columns.
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("task", overflow="fold")
     for column in ("steps", "speed-up", "80 %", *_over(results), "loss"):
-        table.add_column(column, justify="right")
+        width = 9 if column == "80 %" else 6 if column == "loss" else 5
+        table.add_column(column, justify="right", min_width=width)
     table.add_column("best baseline")
     for task in results.tasks:
         best = _contender(task, task.best_baseline)
@@ -171,7 +176,7 @@ def _overview(results: Results) -> str:
                 task.num_steps,
                 *_speed_up_cells(task.speed_up),
                 *task.speed_up_over.values(),
-                f"{task.speed_up_seconds:.2g}",
+                times(task.speed_up_seconds),
             ]
         )
     over = results.speed_up_over.values()
@@ -250,12 +255,16 @@ def _speed_up_cells(speed_up: SpeedUp) -> list[str]:
     return [
         str(speed_up),
         _interval(speed_up),
-        "{:.2g}–{:.2g}".format(*speed_up.interval95),
+        _range(speed_up.interval95),
     ]
 
 
 def _interval(speed_up: SpeedUp) -> str:
-    return "{:.2g}–{:.2g}".format(*speed_up.interval80)
+    return _range(speed_up.interval80)
+
+
+def _range(interval: tuple[float, float]) -> str:
+    return "–".join(map(times, interval))
 
 
 def _contender(task: TaskResult, name: str) -> ContenderResult:

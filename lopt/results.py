@@ -48,7 +48,7 @@ class SpeedUp:
     def __str__(self) -> str:
         """For tables: "≥ 8.0", "1.9"."""
         sign = {"exact": "", "at least": "≥ ", "at most": "≤ "}[self.bound]
-        return f"{sign}{self.value:.2g}"
+        return sign + times(self.value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +138,12 @@ class Results:
     tasks: tuple[TaskResult, ...]
     settings: Settings
     seconds: float
+
+
+def times(factor: float) -> str:
+    """A speed-up for tables: two digits, "1.9", "0.53", "12"."""
+    decimals = 0 if factor >= 10 else 1 if factor >= 1 else 2
+    return f"{factor:.{decimals}f}"
 
 
 def to_dict(results: Results) -> dict[str, Any]:

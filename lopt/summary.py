@@ -19,6 +19,7 @@ from lopt.results import (
     SpeedUp,
     TaskResult,
     Tuning,
+    times,
 )
 
 NUM_RESAMPLES = 2000
@@ -159,8 +160,8 @@ def _winner(ours: str, best: str, speed_up: SpeedUp) -> str:
     else:
         winner, loser, factor = best, ours, 1 / speed_up.value
         bound = {"exact": "", "at least": "at most ", "at most": "at least "}
-    times = f"{bound[speed_up.bound]}{factor:.2g} times fewer steps"
-    return f"{winner} wins: it reaches the result of {loser} in {times}"
+    fewer = f"{bound[speed_up.bound]}{times(factor)} times fewer steps"
+    return f"{winner} wins: it reaches the result of {loser} in {fewer}"
 
 
 def _contender_result(
@@ -168,7 +169,7 @@ def _contender_result(
 ) -> ContenderResult:
     longest = entry.records[-1]
     steps = np.array(point_steps(longest.num_steps))
-    mean_curve = longest.readings.test_loss.mean(axis=1)
+    mean_curve = np.asarray(longest.readings.test_loss.mean(axis=1))
     return ContenderResult(
         name=contender.name,
         kind=contender.kind,

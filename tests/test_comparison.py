@@ -147,7 +147,7 @@ def test_twice_as_quick_is_a_speed_up_of_two(ours, baseline, expected):
     assert low == pytest.approx(expected, rel=1e-3) == high
     winner = "learned" if expected > 1 else "other"
     assert found.winner.startswith(f"{winner} wins")
-    assert "2 times fewer steps" in found.winner
+    assert "2.0 times fewer steps" in found.winner
     assert found.contenders[0].budgets[0].accuracy is None
     assert found.contenders[0].curve.steps[-1] == 32
 

@@ -95,10 +95,10 @@ def test_known_comparison(results):
     # A step of ours takes 4 ms, one of muon 2 ms.
     assert first.speed_up_seconds == pytest.approx(1.0)
     assert first.winner == (
-        "ours wins: it reaches the result of muon in 2 times fewer steps"
+        "ours wins: it reaches the result of muon in 2.0 times fewer steps"
     )
     assert second.winner == (
-        "muon wins: it reaches the result of ours in 2 times fewer steps"
+        "muon wins: it reaches the result of ours in 2.0 times fewer steps"
     )
 
 
@@ -162,7 +162,7 @@ def test_the_page_stands_alone_and_explains_itself(results):
         assert ElementTree.fromstring(base64.b64decode(data)).tag.endswith("svg")
     text = "".join(page.text)
     assert "<b>&" in text  # a name with markup is shown, not obeyed
-    assert "2 times fewer steps" in text
+    assert "2.0 times fewer steps" in text
     assert "0.01, 0.1, cosine *" in text
     for column in ("speed-up", "to 1.25×", "ms/step", "diverged", "tuned"):
         assert column in text
