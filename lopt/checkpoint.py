@@ -66,7 +66,10 @@ def load(
     Raises:
       CheckpointError: nothing there, or it is damaged, foreign or too new.
       TypeError: the optimizer needs `num_steps`.
+      ValueError: `num_steps` is not positive.
     """
+    if isinstance(num_steps, int) and num_steps < 1:
+        raise ValueError(f"`num_steps` must be at least 1, got {num_steps}")
     found = read(path_or_name, trust=trust)
     return guarded(found.lopt.opt_fn(found.theta, specs=specs, num_steps=num_steps))
 
@@ -207,6 +210,9 @@ def _card(run: Path, config: RunConfig, step: int) -> dict[str, Any]:
     record = rundir.read_json(run / rundir.RECORD)
     metrics = [line for line in rundir.read_metrics(run) if line["step"] <= step]
     results = run / rundir.RESULTS
+    # An evaluation in the run's folder is of its last weights.
+    is_last = step == snapshots.steps(run / rundir.CHECKPOINTS)[-1]
+    is_evaluated = is_last and results.is_file()
     compiling = sum(s.get("compile_seconds", 0.0) for s in record.get("sessions", []))
     return {
         "suite": config.suite,
@@ -222,18 +228,30 @@ def _card(run: Path, config: RunConfig, step: int) -> dict[str, Any]:
             "inner_steps": sum(line["inner_steps"] for line in metrics),
         },
         "date": datetime.now(UTC).date().isoformat(),
-        "evaluation": _evaluation(results) if results.is_file() else None,
+        "evaluation": _evaluation(results) if is_evaluated else None,
     }
 
 
 def _evaluation(results: Path) -> dict[str, Any]:
-    """What a card says of an evaluation: its suite, and every median of it."""
+    """What a card says of an evaluation: speed-ups, and how they were measured.
+
+    Raises:
+      CheckpointError: the file is not an evaluation.
+    """
     content = rundir.read_json(results)
-    return {
-        key: value
-        for key, value in content.items()
-        if key in ("suite", "date", "seeds", "trials", "baselines") or "median" in key
-    }
+    try:
+        return {
+            "suite": content.get("suite"),
+            "speed_up": content["speed_up"],
+            "speed_up_over": content["speed_up_over"],
+            "tasks": {task["name"]: task["speed_up"] for task in content["tasks"]},
+            "settings": content["settings"],
+        }
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"`{results}` is not an evaluation: {error} is missing",
+            hint="evaluate anew, or move that file away",
+        ) from error
 
 
 _MUP_KEYS = ("form", "base_width")

@@ -98,10 +98,10 @@ def _train(
 
     @jax.jit
     def run(key: PRNGKey, data: Any):
-        def step(carry, key):
+        def step(carry, keys):
             params, model_state, opt_state = carry
             loss, *carry = inner_step(
-                task, optimizer, params, model_state, opt_state, key, data
+                task, optimizer, params, model_state, opt_state, keys, data
             )
             state = cast(LayerwiseState, carry[-1])
             decided = layerwise_policy(theta, state, pack, num_steps, options)
@@ -110,7 +110,8 @@ def _train(
         init_key, run_key = jax.random.split(key)
         params, model_state = task.init(init_key, data)
         start = (params, model_state, optimizer.init(params))
-        return jax.lax.scan(step, start, jax.random.split(run_key, num_steps))[1]
+        keys = jax.random.split(run_key, (num_steps, 2))
+        return jax.lax.scan(step, start, keys)[1]
 
     return run(key, task.data)
 

@@ -297,6 +297,8 @@ def test_params_of_another_tree_are_refused(file):
 def test_run_length_and_loss_are_asked_for(file):
     with pytest.raises(TypeError, match="num_steps"):
         load(file)
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        load(file, num_steps=0)
     optimizer = load(file, num_steps=3)
     with pytest.raises(TypeError, match="value"):
         state = jax.eval_shape(optimizer.init, PARAMS)
@@ -332,10 +334,22 @@ def test_evaluation_is_on_the_card(toy_run, tmp_path):
     shutil.copytree(toy_run.folder, folder)
     results = folder / rundir.RESULTS
     results.parent.mkdir()
-    content = {"suite": "digits-heldout", "median_speed_up": 2.5, "tasks": [{}] * 9}
+    speed_up = {"value": 2.5, "bound": "exact"}
+    content = {
+        "speed_up": speed_up,
+        "speed_up_over": {"adam": speed_up},
+        "tasks": [{"name": "toy", "speed_up": speed_up, "contenders": [{}] * 9}],
+        "settings": {"seeds": 10},
+    }
     results.write_text(json.dumps(content))
     evaluation = read(folder, trust=True).header.card["evaluation"]
-    assert evaluation == {"suite": "digits-heldout", "median_speed_up": 2.5}
+    assert evaluation["speed_up"] == speed_up
+    assert evaluation["tasks"] == {"toy": speed_up}
+    early = read(folder / rundir.CHECKPOINTS / "6", trust=True)
+    assert early.header.card["evaluation"] is None
+    results.write_text("{}")
+    with pytest.raises(CheckpointError, match="not an evaluation"):
+        read(folder, trust=True)
 
 
 def test_an_optimizer_in_a_python_file_needs_trust(toy_run, tmp_path):

@@ -1,17 +1,13 @@
-"""`meta_train`: the loop, and what it leaves behind.
-
-The loop dispatches outer step t+1 before it fetches the metrics of step t, so that the
-device does not wait for the host. Before a snapshot of step t is saved, the metrics up
-to t are on disk: resuming drops later lines, and never lacks one.
-"""
+"""`meta_train`: a run from its first decision to its last checkpoint."""
 
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 
@@ -20,6 +16,7 @@ from lopt.base import LearnedOptimizer, MetaParams
 from lopt.config import RunConfig, check_trust, load_suite
 from lopt.errors import ConfigError
 from lopt.run.build import build
+from lopt.run.loop import Log, Progress, Silent, loop
 from lopt.run.plan import Plan, plan
 from lopt.run.signals import Interrupted, StopRequest, handling
 from lopt.trainer import Metrics, Trainer, TrainState
@@ -40,36 +37,6 @@ class Run:
     config: RunConfig
     theta: MetaParams
     metrics: tuple[dict[str, Any], ...]
-
-
-@runtime_checkable
-class Progress(Protocol):
-    """Who is told how a run is going; the command line draws a bar of it."""
-
-    def note(self, text: str) -> None:
-        """A line about something that the user should know."""
-        ...
-
-    def compiled(self, done: int, total: int) -> None:
-        """`done` of `total` programs are compiled; first called with done = 0."""
-        ...
-
-    def stepped(self, metrics: dict[str, Any], outer_steps: int) -> None:
-        """An outer step is finished; `metrics` is its line of metrics.jsonl."""
-        ...
-
-
-class _Silent:
-    """A `Progress` that says nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    def compiled(self, done: int, total: int) -> None:
-        """Nothing."""
-
-    def stepped(self, metrics: dict[str, Any], outer_steps: int) -> None:
-        """Nothing."""
 
 
 def meta_train(
@@ -104,7 +71,7 @@ def meta_train(
       CheckpointError: a damaged checkpoint, or a disk that refuses.
       Interrupted: by SIGINT or SIGTERM; the run is saved. Only where `out` is given.
     """
-    progress = progress or _Silent()
+    progress = progress or Silent()
     if isinstance(suite, RunConfig):
         if seed is not None or overrides:
             raise TypeError("`seed` and `overrides` go with a suite, not with a config")
@@ -124,6 +91,8 @@ def meta_train(
         progress.note(f"`{folder}` is finished: all {todo.step} steps are done")
         return _finished(folder, todo.config, trust)
     trainer = build(todo.config, trust=trust)
+    if todo.start is not None:
+        _check_start(todo.start, trainer.lopt)
     if folder is None:
         return _train_in_memory(trainer, todo, progress)
     return _train_in_folder(trainer, todo, folder, origin, progress)
@@ -140,8 +109,8 @@ def _train_in_memory(trainer: Trainer, todo: Plan, progress: Progress) -> Run:
     config, metrics = todo.config, []
     state = _initial(trainer, todo)
     step_fn = _compiled(trainer, state, progress)
-    log = _Log(trainer, config.outer_steps, progress, metrics.append)
-    state = _loop(
+    log = Log(trainer, config.outer_steps, progress, metrics.append)
+    state = loop(
         step_fn, state, config.outer_steps, log, lambda step: False, lambda *_: None
     )
     return Run(folder=None, config=config, theta=state.theta, metrics=tuple(metrics))
@@ -154,25 +123,17 @@ def _train_in_folder(
     config, started = todo.config, time.perf_counter()
     rundir.make_folder(folder)  # a place that refuses is found before compiling
     with handling(_stop_at_once):
-        state = _restored(trainer, folder, todo.step) if todo.step else None
-        state = _initial(trainer, todo) if state is None else state
+        state = _restored(trainer, folder, todo) or _initial(trainer, todo)
         step_fn = _compiled(trainer, state, progress)
-    session = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "from_step": todo.step,
-        "compile_seconds": round(time.perf_counter() - started, 1),
-        "devices": len(jax.devices()),
-        "versions": rundir.versions(),
-    }
+    session = _session(todo, compile_seconds=time.perf_counter() - started)
     if todo.step:
         for what in rundir.add_session(folder, session):
             progress.note(f"other {what} than before: bits may differ from here on")
     else:
         rundir.create(folder, config, _record(config, origin, session))
     rundir.truncate_metrics(folder, todo.step)
-    log = _Log(
-        trainer, config.outer_steps, progress, lambda x: rundir.append_metrics(folder, x)
-    )
+    write = partial(rundir.append_metrics, folder)
+    log = Log(trainer, config.outer_steps, progress, write)
     stop = StopRequest()
 
     def due(step: int) -> bool:
@@ -189,7 +150,7 @@ def _train_in_folder(
             )
 
     with handling(stop):
-        state = _loop(step_fn, state, config.outer_steps, log, due, save)
+        state = loop(step_fn, state, config.outer_steps, log, due, save)
     metrics = tuple(rundir.read_metrics(folder))
     return Run(folder=folder, config=config, theta=state.theta, metrics=metrics)
 
@@ -198,6 +159,17 @@ def _stop_at_once(signum: int) -> None:
     raise Interrupted(
         signum, "before the first step", hint="the same command starts again"
     )
+
+
+def _session(todo: Plan, *, compile_seconds: float) -> dict[str, Any]:
+    """What run.json says about one process."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "from_step": todo.step,
+        "compile_seconds": round(compile_seconds, 1),
+        "devices": len(jax.devices()),
+        "versions": rundir.versions(),
+    }
 
 
 def _record(
@@ -216,16 +188,12 @@ def _record(
 
 def _initial(trainer: Trainer, todo: Plan) -> TrainState:
     """The state at step 0, with the start's theta if there is one."""
-    theta = None if todo.start is None else fitting_theta(todo.start, trainer.lopt)
+    theta = None if todo.start is None else todo.start.theta
     return trainer.init(jax.random.key(todo.config.seed), theta)
 
 
-def fitting_theta(start: checkpoint.Checkpoint, lopt: LearnedOptimizer) -> MetaParams:
-    """The theta of a start, whose shapes must be those of the run's optimizer.
-
-    Raises:
-      ConfigError: they are not.
-    """
+def _check_start(start: checkpoint.Checkpoint, lopt: LearnedOptimizer) -> None:
+    """Raises `ConfigError` unless theta has the shapes of the run's optimizer."""
     template = jax.eval_shape(lopt.init, jax.random.key(0))
     wanted = {n: x.shape for n, x in fileformat.flatten(template).items()}
     shapes = {n: x.shape for n, x in fileformat.flatten(start.theta).items()}
@@ -236,13 +204,14 @@ def fitting_theta(start: checkpoint.Checkpoint, lopt: LearnedOptimizer) -> MetaP
                 f"{shapes.get(name)}, not {wanted.get(name)}",
                 hint="leave out the suite's options of `optimizer`: the file's are taken",
             )
-    return start.theta
 
 
-def _restored(trainer: Trainer, folder: Path, step: int) -> TrainState:
-    """The state that was saved at a step, bit for bit."""
+def _restored(trainer: Trainer, folder: Path, todo: Plan) -> TrainState | None:
+    """The state that was saved, bit for bit; None where nothing was."""
+    if not todo.step:
+        return None
     template = jax.eval_shape(trainer.init, jax.random.key(0))
-    state = snapshots.restore(folder / rundir.CHECKPOINTS, step, template)
+    state = snapshots.restore(folder / rundir.CHECKPOINTS, todo.step, template)
     return trainer.place(state)
 
 
@@ -251,66 +220,3 @@ def _compiled(
 ) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
     progress.compiled(0, len(trainer.groups))
     return trainer.compile(state, progress.compiled)
-
-
-def _loop(
-    step_fn: Callable[[TrainState], tuple[TrainState, Metrics]],
-    state: TrainState,
-    outer_steps: int,
-    log: "_Log",
-    due: Callable[[int], bool],
-    save: Callable[[int, TrainState], None],
-) -> TrainState:
-    """Outer steps to the end; saves where it is due and after the last one."""
-    unread: Metrics | None = None
-    for step in range(int(state.step) + 1, outer_steps + 1):
-        state, metrics = step_fn(state)
-        if unread is not None:
-            log(step - 1, unread)
-        unread = metrics
-        if due(step) or step == outer_steps:
-            log(step, unread)
-            unread = None
-            save(step, state)
-            log.restart_clock()
-    return state
-
-
-class _Log:
-    """Fetches metrics, times steps, and passes one line for each on."""
-
-    def __init__(
-        self,
-        trainer: Trainer,
-        outer_steps: int,
-        progress: Progress,
-        write: Callable[[dict[str, Any]], None],
-    ):
-        self.trainer, self.outer_steps = trainer, outer_steps
-        self.progress, self.write = progress, write
-        self.restart_clock()
-
-    def restart_clock(self) -> None:
-        """What has passed until now belongs to no step."""
-        self.clock = time.perf_counter()
-
-    def __call__(self, step: int, metrics: Metrics) -> None:
-        """Waits for a step to end and tells its metrics."""
-        values = jax.device_get(metrics)
-        before, self.clock = self.clock, time.perf_counter()
-        seconds = self.clock - before
-        inner_steps = self.trainer.steps_per_call
-        losses = (float(loss) for loss in values.task_losses)
-        line = {
-            "step": step,
-            "loss": float(values.loss),
-            "task_losses": dict(zip(self.trainer.task_names, losses, strict=True)),
-            "grad_norm": float(values.grad_norm),
-            "num_diverged": int(values.num_diverged),
-            "skipped": bool(values.skipped),
-            "inner_steps": inner_steps,
-            "seconds": seconds,
-            "inner_steps_per_second": inner_steps / seconds,
-        }
-        self.write(line)
-        self.progress.stepped(line, self.outer_steps)

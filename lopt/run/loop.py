@@ -1,0 +1,107 @@
+"""The loop of outer steps, and who is told of them.
+
+Outer step t+1 is dispatched before the metrics of step t are fetched, so that the device
+does not wait for the host. Before a snapshot of step t is saved, the metrics up to t are
+passed on: a run that is resumed from it lacks none.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+
+from lopt.trainer import Metrics, Trainer, TrainState
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """Who is told how a run is going; the command line draws a bar of it."""
+
+    def note(self, text: str) -> None:
+        """A line about something that the user should know."""
+        ...
+
+    def compiled(self, done: int, total: int) -> None:
+        """`done` of `total` programs are compiled; first called with done = 0."""
+        ...
+
+    def stepped(self, metrics: dict[str, Any], outer_steps: int) -> None:
+        """An outer step is finished; `metrics` is its line of metrics.jsonl."""
+        ...
+
+
+class Silent:
+    """A `Progress` that says nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def compiled(self, done: int, total: int) -> None:
+        """Nothing."""
+
+    def stepped(self, metrics: dict[str, Any], outer_steps: int) -> None:
+        """Nothing."""
+
+
+class Log:
+    """Fetches metrics, times steps, and passes one line for each on."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        outer_steps: int,
+        progress: Progress,
+        write: Callable[[dict[str, Any]], None],
+    ):
+        self.trainer, self.outer_steps = trainer, outer_steps
+        self.progress, self.write = progress, write
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """What has passed until now belongs to no step."""
+        self.clock = time.perf_counter()
+
+    def __call__(self, step: int, metrics: Metrics) -> None:
+        """Waits for a step to end and tells its metrics."""
+        values = jax.device_get(metrics)
+        before, self.clock = self.clock, time.perf_counter()
+        seconds = self.clock - before
+        inner_steps = self.trainer.steps_per_call
+        losses = (float(loss) for loss in values.task_losses)
+        line = {
+            "step": step,
+            "loss": float(values.loss),
+            "task_losses": dict(zip(self.trainer.task_names, losses, strict=True)),
+            "grad_norm": float(values.grad_norm),
+            "num_diverged": int(values.num_diverged),
+            "skipped": bool(values.skipped),
+            "inner_steps": inner_steps,
+            "seconds": seconds,
+            "inner_steps_per_second": inner_steps / seconds,
+        }
+        self.write(line)
+        self.progress.stepped(line, self.outer_steps)
+
+
+def loop(
+    step_fn: Callable[[TrainState], tuple[TrainState, Metrics]],
+    state: TrainState,
+    outer_steps: int,
+    log: Log,
+    due: Callable[[int], bool],
+    save: Callable[[int, TrainState], None],
+) -> TrainState:
+    """Outer steps to the end; saves where it is due and after the last one."""
+    unread: Metrics | None = None
+    for step in range(int(state.step) + 1, outer_steps + 1):
+        state, metrics = step_fn(state)
+        if unread is not None:
+            log(step - 1, unread)
+        unread = metrics
+        if due(step) or step == outer_steps:
+            log(step, unread)
+            unread = None
+            save(step, state)
+            log.restart_clock()
+    return state
