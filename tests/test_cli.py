@@ -185,6 +185,14 @@ def test_version(tmp_path):
         ),
         ("meta-train digits --seed -1", "`seed` must not be negative, got -1", ""),
         ("meta-train digits --optimizer=", "`optimizer.name` must not be empty", ""),
+        (
+            "evaluate x --task wide-2x12",
+            "unknown task of suite `digits-heldout` `wide-2x12`",
+            "did you mean `wide-2x128`?",
+        ),
+        ("evaluate x --tusk y", "no such option: --tusk", "did you mean `--task`?"),
+        ("evaluate x --budgt 1", "no such option: --budgt", "did you mean `--budget`?"),
+        ("show x --pictur y", "no such option: --pictur", "did you mean `--picture`?"),
         ("evaluate x --suite digts", "unknown suite `digts`", "did you mean `digits`?"),
         (
             "evaluate x --suite digits --set outer_stesp=3",
@@ -339,6 +347,9 @@ def test_from_a_suite_to_a_file_and_its_evaluation(suite, tmp_path):
     assert (tmp_path / "a.safetensors").read_bytes() == content
     header = json.loads(run("show a.safetensors --json").stdout)
     assert header["optimizer"] == "layerwise"
+    told = run("show a.safetensors").stdout
+    assert "learned optimizer `layerwise`" in told
+    assert "adam 100%" in told
     assert header["card"]["outer_steps"] == 2
     assert sum(np.prod(s) for s in header["tensors"].values()) == header["num_weights"]
 

@@ -69,6 +69,14 @@ def test_every_module_has_a_layer():
     assert parts <= set(DEPTH), "add it to LAYERS"
 
 
+def test_the_readme_names_every_module():
+    readme = PACKAGE.parent / "README.md"
+    lines = [line.split() for line in readme.read_text().splitlines()]
+    named = {words[0] for words in lines if words}
+    parts = {name.split(".")[0] for name in modules(PACKAGE)}
+    assert {f"{p}/" if (PACKAGE / p).is_dir() else f"{p}.py" for p in parts} <= named
+
+
 def test_imports_point_down():
     assert upward_imports(modules(PACKAGE)) == []
 
