@@ -1,0 +1,8 @@
+"""Task families: one file each, a factory `(**options) -> Task` in the table below."""
+
+from collections.abc import Callable
+
+from lopt.base import Task
+from lopt.families.mlp import mlp
+
+FAMILIES: dict[str, Callable[..., Task]] = {"mlp": mlp}

@@ -1,0 +1,236 @@
+"""Multilayer perceptrons that classify small vectors and images.
+
+    h_0 = x,    h_l = act(norm(h_{l-1} W_l) + b_l),    logits = f h_L W_out + b_out
+
+Shapes in names: B examples of a batch, D inputs of a layer, C classes.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lopt import mup
+from lopt.base import Array, Data, ModelState, Params, PRNGKey, Role, Specs, Split, Task
+from lopt.data import Examples, dataset, sample_batch
+from lopt.errors import ConfigError, unknown_name
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "tanh": jnp.tanh,
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+}
+INITS: dict[str, Callable[[PRNGKey, tuple[int, int]], Array]] = {
+    "lecun": jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
+    "he": jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
+    "uniform": jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+}
+"""Variance 1/fan_in, 2/fan_in and, as torch's `Linear` has it, 1/(3 fan_in)."""
+NORMALIZATIONS = ("none", "layer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Net:
+    """What the functions of a task depend on; one compiled program for each."""
+
+    num_inputs: int
+    num_classes: int
+    width: int
+    depth: int
+    batch_size: int
+    activation: str
+    normalization: str
+    init: str
+    form: mup.Form
+    base_width: int
+    output_init: float
+
+
+def mlp(
+    *,
+    dataset: str = "digits",
+    width: int = 32,
+    depth: int = 2,
+    batch_size: int = 64,
+    activation: str = "relu",
+    normalization: str = "none",
+    init: str = "lecun",
+    form: mup.Form = "mup",
+    base_width: int = 32,
+    output_init: float = 0.1,
+) -> Task:
+    """A classifier trained on softmax cross-entropy; metrics: `accuracy`.
+
+    Args:
+      dataset: a name in `lopt.data.DATASETS`.
+      width: units of each hidden layer.
+      depth: number of hidden layers; 0 is logistic regression.
+      batch_size: examples of a minibatch, drawn with replacement.
+      activation: "relu", "tanh", "gelu" or "silu".
+      normalization: "layer" normalizes each hidden layer before its gain and bias.
+      init: "lecun", "he" or "uniform": the distribution that weights start from.
+      form: "mup" multiplies the output weights' product by base_width / width; "plain"
+        does not.
+      base_width: the width at which both forms agree.
+      output_init: what the initial output weights are multiplied by.
+
+    Raises:
+      ConfigError: an option is out of range, or names something unknown.
+    """
+    options = {
+        "width": width,
+        "depth": depth,
+        "batch_size": batch_size,
+        "activation": activation,
+        "normalization": normalization,
+        "init": init,
+        "form": form,
+        "base_width": base_width,
+        "output_init": output_init,
+    }
+    _validate(options)
+    data = _dataset(dataset)
+    num_inputs = data["train"][0].shape[1]
+    num_classes = 1 + max(int(y.max()) for _, y in data.values())
+    net = _Net(num_inputs=num_inputs, num_classes=num_classes, **options)
+    name = f"mlp-{dataset}-{depth}x{width}-{activation}"
+    name += "-layer-norm" if normalization == "layer" else ""
+    name += "-plain" if form == "plain" else ""
+    return replace(_task(net), name=name, data=data)
+
+
+_dataset = dataset  # `mlp` has an option of that name
+
+
+def _validate(options: Mapping[str, Any]) -> None:
+    for option, least in {
+        "width": 1,
+        "depth": 0,
+        "batch_size": 1,
+        "base_width": 1,
+    }.items():
+        value = options[option]
+        if type(value) is not int or value < least:
+            rule = f"`{option}` must be an integer of at least {least}"
+            raise ConfigError(f"{rule}, got {value!r}")
+    value = options["output_init"]
+    if type(value) not in (int, float) or not 0 <= value < math.inf:
+        raise ConfigError(
+            f"`output_init` must be a number of at least 0, got {value!r}"
+        )
+    names = {
+        "activation": ACTIVATIONS,
+        "normalization": NORMALIZATIONS,
+        "init": INITS,
+        "form": mup.FORMS,
+    }
+    for option, known in names.items():
+        if options[option] not in known:
+            raise unknown_name(f"value of `{option}`", str(options[option]), known)
+
+
+@cache
+def _task(net: _Net) -> Task:
+    """The task without its name and data: the same functions for the same net."""
+    specs = _specs(net)
+    *_, output = specs.values()
+    forward = output["w"].forward
+
+    def init(key: PRNGKey, data: Data) -> tuple[Params, ModelState]:
+        del data
+        return _init(net, key), ()
+
+    def batch(key: PRNGKey, data: Data, split: Split) -> Examples:
+        return sample_batch(key, data[split], net.batch_size)
+
+    def eval_batch(data: Data, split: Split) -> Examples:
+        return data[split]
+
+    def loss(params: Params, model_state: ModelState, batch: Examples, key: PRNGKey):
+        del key
+        x_BxD, y_B = batch
+        logits_BxC = _logits(net, forward, params, x_BxD)
+        correct_B = jnp.argmax(logits_BxC, axis=-1) == y_B
+        metrics = {"accuracy": jnp.mean(correct_B, dtype=logits_BxC.dtype)}
+        return _cross_entropy(logits_BxC, y_B), (model_state, metrics)
+
+    return Task(
+        name="",
+        data=None,
+        specs=specs,
+        loss_bound=1.5 * math.log(net.num_classes),
+        init=init,
+        batch=batch,
+        eval_batch=eval_batch,
+        loss=loss,
+    )
+
+
+def _layer_names(net: _Net) -> list[str]:
+    """Names that sort in the order of the layers, as jax sorts the keys of dicts."""
+    digits = len(str(net.depth))
+    return [f"layer_{i:0{digits}}" for i in range(net.depth + 1)]
+
+
+def _init(net: _Net, key: PRNGKey) -> Params:
+    names = _layer_names(net)
+    sizes = [net.num_inputs, *[net.width] * net.depth, net.num_classes]
+    keys = jax.random.split(key, len(names))
+    params = {}
+    for i, name in enumerate(names):
+        params[name] = {
+            "w": INITS[net.init](keys[i], (sizes[i], sizes[i + 1])),
+            "b": jnp.zeros(sizes[i + 1]),
+        }
+        if net.normalization == "layer" and i < net.depth:
+            params[name]["scale"] = jnp.ones(sizes[i + 1])
+    params[names[-1]]["w"] *= net.output_init
+    return params
+
+
+def _specs(net: _Net) -> Specs:
+    names = _layer_names(net)
+    roles: dict[str, Role] = {f"{name}/w": "hidden" for name in names}
+    roles[f"{names[0]}/w"] = "input"
+    roles[f"{names[-1]}/w"] = "output"
+    if net.normalization == "layer":
+        roles |= {f"{name}/scale": "norm" for name in names[:-1]}
+    key = jax.random.key(0)
+    base = replace(net, width=net.base_width)
+    specs = mup.param_specs(
+        jax.eval_shape(partial(_init, net), key),
+        base_params=jax.eval_shape(partial(_init, base), key),
+        roles=roles,
+        form=net.form,
+    )
+    last = max(net.depth, 1)
+    return {
+        name: {
+            key: replace(spec, depth=i / last, num_layers=net.depth + 1)
+            for key, spec in specs[name].items()
+        }
+        for i, name in enumerate(names)
+    }
+
+
+def _logits(net: _Net, forward: float, params: Params, x_BxD: Array) -> Array:
+    *hidden, output = (params[name] for name in _layer_names(net))
+    h_BxD = x_BxD
+    for layer in hidden:
+        h_BxD = h_BxD @ layer["w"]
+        if net.normalization == "layer":
+            h_BxD = jax.nn.standardize(h_BxD) * layer["scale"][None, :]
+        h_BxD = ACTIVATIONS[net.activation](h_BxD + layer["b"][None, :])
+    return forward * (h_BxD @ output["w"]) + output["b"][None, :]
+
+
+def _cross_entropy(logits_BxC: Array, y_B: Array) -> Array:
+    # One-hot, because a gather's gradient is a scatter, which is slow under vmap.
+    target_BxC = jax.nn.one_hot(y_B, logits_BxC.shape[-1], dtype=logits_BxC.dtype)
+    log_p_BxC = jax.nn.log_softmax(logits_BxC)
+    return -jnp.mean(jnp.sum(target_BxC * log_p_BxC, axis=-1))
