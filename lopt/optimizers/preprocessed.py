@@ -1,0 +1,63 @@
+"""Learned optimizers that see gradients through an optax transformation."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lopt.base import LearnedOptimizer
+from lopt.optimizers.adafac_mlp import adafac_mlp
+
+
+def preprocessed(
+    lopt: LearnedOptimizer, *transforms: optax.GradientTransformation
+) -> LearnedOptimizer:
+    """`lopt` behind these transformations of the gradient, first to last."""
+
+    def opt_fn(theta, *, specs=None, num_steps=None):
+        inner = lopt.opt_fn(theta, specs=specs, num_steps=num_steps)
+        return optax.chain(*transforms, inner)
+
+    return LearnedOptimizer(lopt.init, opt_fn)
+
+
+def finite_gradients() -> optax.GradientTransformation:
+    """NaN becomes 0, ±∞ the largest finite number of its sign."""
+    return optax.stateless(lambda g, _: jax.tree.map(jnp.nan_to_num, g))
+
+
+def mup_adafac(
+    *,
+    hidden_sizes: tuple[int, ...] = (32, 32),
+    step_mult: float = 0.01,
+    exp_mult: float = 0.001,
+    clip_norm: float = 0.0,
+    **constants,
+) -> LearnedOptimizer:
+    """`adafac_mlp` as μLO publishes it: gradients made finite, optionally clipped.
+
+    The muP multipliers come with `specs`, as for every optimizer. The published order
+    is kept: clipping comes first, so that a NaN then makes *all* gradients zero.
+
+    Args:
+      hidden_sizes: as in `adafac_mlp`, like `step_mult`, `exp_mult`.
+      step_mult: scale of the update.
+      exp_mult: scale of the logarithm of the update's magnitude.
+      clip_norm: gradients are scaled to this norm over all tensors where theirs is
+        larger; 0: never.
+      **constants: other options of `adafac_mlp`.
+
+    References:
+      Thérien, Joseph, Knyazev, Oyallon, Rish, Belilovsky, "μLO: Compute-efficient
+        meta-generalization of learned optimizers", 2024 (arXiv 2406.00153).
+    """
+    clipping = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    return preprocessed(
+        adafac_mlp(
+            hidden_sizes=hidden_sizes,
+            step_mult=step_mult,
+            exp_mult=exp_mult,
+            **constants,
+        ),
+        *clipping,
+        finite_gradients(),
+    )
