@@ -196,7 +196,7 @@ def mlp_theta(rec):
     theta = rec.under("theta/mlp/~")
     return {
         "network": {
-            f"{k}{i}": theta[f"linear_{i}/{k}"]
+            f"{k}{i}": theta[f"linear_{i}/{k}"].T
             for k in "wb"
             for i in range(len(theta) // 2)
         }
@@ -241,7 +241,7 @@ def adafac_constants(rec):
 
 def adafac_theta(rec):
     theta = rec.under("theta")
-    weights = joined(rec.under("theta/nn/~"))
+    weights = {k: x.T for k, x in joined(rec.under("theta/nn/~")).items()}
     return {
         "momentum_decays": theta["momentum_decays"],
         "rms_decays": theta["rms_decays"],
