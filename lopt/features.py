@@ -1,10 +1,10 @@
 """Gradient statistics and the inputs of learned optimizers: every formula once.
 
-Layout. Everything here is *feature-major*: a statistic with D decays of a tensor of shape
-`s` is an array [D, *s], and what is constant along an axis keeps that axis with size 1.
-So every array of a tensor broadcasts against every other, a slice along one axis is a
-slice of each, and no array has a short minor axis (a minor axis of 3 or 28 makes poor use
-of vector registers and cache lines).
+Layout. Everything here is *feature-major*: a statistic with D decays of a tensor of
+shape `s` is an array [D, *s], and what is constant along an axis keeps that axis with
+size 1. So every array of a tensor broadcasts against every other, a slice along one
+axis is a slice of each, and no array has a short minor axis (3 or 28 of them make poor
+use of vector registers and cache lines).
 
 Statistics are kept and features are computed in float32 (float64 for float64 tensors).
 No accumulator is bias-corrected, and each is updated before it is used as a feature,
@@ -53,7 +53,7 @@ def learned_decays(initial: Sequence[float], offsets: Array) -> Array:
 
 
 def update_momenta(m: Array, g: Array, decays: Array) -> Array:
-    """m ← d m + (1 - d) g for m [D, *s], g [*s], decays d [D], which are not clipped."""
+    """m ← d m + (1 - d) g for m [D, *s], g [*s] and decays d [D], not clipped."""
     d = along(decays, m)
     return d * m + (1.0 - d) * g[None]
 
@@ -90,7 +90,7 @@ def log_abs(x: Array) -> Array:
 
 
 class FactoredMoment(NamedTuple):
-    """The second moment of a tensor of rank two or more: means over rows and columns."""
+    """The second moment of a tensor with two axes or more: means over two of them."""
 
     row: Array  # shape=[D, *s with 1 at axis d0]
     col: Array  # shape=[D, *s with 1 at axis d1]

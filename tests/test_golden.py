@@ -1,8 +1,8 @@
 """Every recorded update of the published optimizers is reproduced.
 
-The recordings are numbers that came out of other implementations; their folder is named
-by LOPT_GOLDEN (default `../shared/golden` beside the repository). What they contain, the
-mathematics and the tolerances are in the README there.
+The recordings are numbers that came out of other implementations; their folder is
+named by LOPT_GOLDEN (default `../shared/golden` beside the repository). What they
+contain, the mathematics and the tolerances are in the README there.
 """
 
 import functools
@@ -36,7 +36,7 @@ STATE_TOLERANCE = 1e-4
 class Recording:
     """One file: its arrays by key, and its configuration."""
 
-    arrays: dict[str, jax.Array]
+    arrays: dict[str, np.ndarray]
     config: dict
 
     @property
@@ -47,7 +47,7 @@ class Recording:
     def names(self) -> list[str]:
         return self.config["leaf_order"]
 
-    def under(self, prefix: str) -> dict[str, jax.Array]:
+    def under(self, prefix: str) -> dict[str, np.ndarray]:
         """The arrays whose keys start with `prefix/`, by the rest of the key."""
         prefix += "/"
         found = {k: v for k, v in self.arrays.items() if k.startswith(prefix)}
@@ -76,7 +76,7 @@ class Adapter:
 
 def last(x):
     """Our decay index is the first axis, the recorded one the last."""
-    return jnp.moveaxis(x, 0, -1)
+    return np.moveaxis(x, 0, -1)
 
 
 def per_tensor(prefix, tree, change=lambda x: x):
@@ -221,7 +221,7 @@ def mlp_seen(rec, theta, grads, params, before, after):
 
 def features_of(channels, *arrays):
     """Normalized channels, last axis; a 0-d tensor has one axis in the recordings."""
-    seen = last(network.normalized(channels(*arrays), eps=1e-5))
+    seen = jnp.moveaxis(network.normalized(channels(*arrays), eps=1e-5), 0, -1)
     return seen if seen.ndim > 1 else seen[None]
 
 
@@ -251,7 +251,7 @@ def adafac_theta(rec):
 
 
 def joined(entries):
-    """Weights that are recorded entry by entry (`w0_3_1`: input 3, output 1), joined."""
+    """Weights recorded entry by entry (`w0_3_1`: input 3, output 1), joined."""
     out = {}
     for key, value in entries.items():
         name, *index = key.split("_")
@@ -264,7 +264,7 @@ def joined(entries):
         )
         out.setdefault(name, np.full(shape, np.nan, np.float32))
         out[name][tuple(map(int, index))] = value
-    return jax.tree.map(jnp.asarray, out)
+    return out
 
 
 def behind_preprocessing(state):
@@ -285,13 +285,13 @@ def adafac_state(ours, rec):
 
 
 def factored(key, v, axes):
-    """Our statistics keep the axes that they are means over; the recorded ones do not."""
+    """Our statistics keep the axes that they are means over, the recorded do not."""
     if axes is None:
         return {key.format("v_diag"): last(v.full)}
     d1, d0 = axes
     return {
-        key.format("v_row"): last(jnp.squeeze(v.row, d0 + 1)),
-        key.format("v_col"): last(jnp.squeeze(v.col, d1 + 1)),
+        key.format("v_row"): last(np.squeeze(v.row, d0 + 1)),
+        key.format("v_col"): last(np.squeeze(v.col, d1 + 1)),
     }
 
 
@@ -391,7 +391,7 @@ def load(path: Path) -> Recording:
     with np.load(path, allow_pickle=False) as file:
         config = json.loads(str(file["config"]))
         keys = [k for k in file.files if k != "config" and config["cls"] in ADAPTERS]
-        arrays = {k: jnp.asarray(file[k]) for k in keys}
+        arrays = {k: file[k] for k in keys}
     return Recording(arrays, config)
 
 
@@ -413,27 +413,47 @@ def specs_of(rec: Recording):
 
 
 def run(adapter: Adapter, rec: Recording):
-    """Our parameters after every step, states by recorded key, and network inputs."""
-    theta = adapter.theta(rec)
-    optimizer = adapter.build(rec).opt_fn(
-        theta, specs=specs_of(rec), num_steps=rec.config["num_steps"]
-    )
-    params = rec.under("params0")
-    state = jax.jit(optimizer.init)(params)
-    update = jax.jit(lambda g, s, p, loss: optimizer.update(g, s, p, value=loss))
-    trajectory, states, seen = [], {"init": adapter.state(state, rec)}, {}
-    for t in range(rec.config["steps_recorded"]):
-        grads = rec.under(f"grads/{t}")
-        updates, after = update(grads, state, params, rec.arrays[f"loss/{t}"])
-        if any(
-            k.split("/")[1] == str(t) for k in rec.arrays if k[:4] in ("feat", "aux/")
-        ):
-            seen[t] = adapter.seen(rec, theta, grads, params, state, after)
+    """Our parameters after every step, states by recorded key, and network inputs.
+
+    All steps are one compiled program; what comes out is numpy, one row for each step.
+    """
+    theta = jax.tree.map(jnp.asarray, adapter.theta(rec))
+    specs, num_steps = specs_of(rec), rec.config["num_steps"]
+    optimizer = adapter.build(rec).opt_fn(theta, specs=specs, num_steps=num_steps)
+
+    has_seen = bool(rec.under("feat") or rec.under("aux"))
+
+    def step(carry, inputs):
+        params, state = carry
+        grads, loss = inputs
+        updates, after = optimizer.update(grads, state, params, value=loss)
+        seen = adapter.seen(rec, theta, grads, params, state, after) if has_seen else {}
         params = {k: params[k] + updates[k] for k in params}
-        state = after
-        trajectory.append(params)
-        states[str(t)] = adapter.state(state, rec)
-    return trajectory, states, seen
+        return (params, after), (params, after, seen)
+
+    # Without LLVM's optimizations: half of the time goes into compiling.
+    @functools.partial(
+        jax.jit, compiler_options={"xla_backend_optimization_level": "0"}
+    )
+    def all_steps(params, grads, losses):
+        state = optimizer.init(params)
+        _, history = jax.lax.scan(step, (params, state), (grads, losses))
+        return state, history
+
+    steps = range(rec.config["steps_recorded"])
+    grads = [rec.under(f"grads/{t}") for t in steps]
+    stacked = {k: np.stack([g[k] for g in grads]) for k in rec.names}
+    losses = np.stack([rec.arrays[f"loss/{t}"] for t in steps])
+    start, history = jax.device_get(all_steps(rec.under("params0"), stacked, losses))
+    history = [jax.tree.map(lambda x, t=t: x[t], history) for t in steps]
+    states = {"init": start} | {
+        str(t): state for t, (_, state, _) in enumerate(history)
+    }
+    return (
+        [params for params, _, _ in history],
+        {t: adapter.state(state, rec) for t, state in states.items()},
+        [seen for *_, seen in history],
+    )
 
 
 def displacement_error(ours, recorded, start) -> float:

@@ -14,8 +14,9 @@ import optax
 
 from lopt import features
 from lopt.base import Array, LearnedOptimizer, PyTree
+from lopt.errors import ConfigError
 from lopt.features import FactoredMoment, FullMoment
-from lopt.optimizers import network
+from lopt.optimizers import network, options
 
 
 class AdafacMlpState(NamedTuple):
@@ -39,20 +40,37 @@ def adafac_mlp(
 ) -> LearnedOptimizer:
     """An MLP that maps each element's statistics, full and factored, to its update.
 
-    p ← p - λ · step_mult · a · exp(exp_mult · b), where (a, b) are the outputs of a relu
-    network of `channels`, each divided by its RMS over the tensor, and of eleven features
-    of the step counter; λ is the tensor's muP multiplier (1 without specs). The decays
-    are learned, from these starting points.
+    p ← p - λ · step_mult · a · exp(exp_mult · b), where (a, b) are the outputs of a
+    relu network of `channels`, each divided by its RMS over the tensor, and of eleven
+    features of the step counter; λ is the tensor's muP multiplier (1 without specs).
+    The decays are learned, from these starting points.
 
     Args:
       hidden_sizes: widths of the hidden layers; (32, 32) in the work on muP.
       momentum_decays: decays of the momenta.
       rms_decays: decays of the second moments; one, or as many as momenta.
-      factored_decays: decays of the factored second moments; one, or as many as momenta.
+      factored_decays: decays of the factored second moments; one, or as many as
+        momenta.
       step_mult: scale of the update.
       exp_mult: scale of the logarithm of the update's magnitude.
       eps: added to the mean square that a channel is normalized by.
+
+    Raises:
+      ConfigError: a size, a decay or a constant is out of range.
     """
+    options.check_sizes(hidden_sizes=hidden_sizes)
+    options.check_positive(step_mult=step_mult, eps=eps)
+    options.check_decays(
+        momentum_decays=momentum_decays,
+        rms_decays=rms_decays,
+        factored_decays=factored_decays,
+    )
+    for name, decays in {"rms": rms_decays, "factored": factored_decays}.items():
+        if len(decays) not in (1, len(momentum_decays)):
+            raise ConfigError(
+                f"`{name}_decays` must be one or as many as `momentum_decays` "
+                f"({len(momentum_decays)}), got {len(decays)}"
+            )
     decays = (momentum_decays, rms_decays, factored_decays)
     num_inputs = num_channels(*map(len, decays)) + len(features.TIME_SCALES)
 

@@ -14,6 +14,7 @@ import optax
 
 from lopt import features, mup
 from lopt.base import ROLES, Array, LearnedOptimizer, PyTree
+from lopt.optimizers import options
 
 
 class LearnableState(NamedTuple):
@@ -33,6 +34,8 @@ def learnable_sgd(
       per_role: whether every role of tensors learns a value of its own.
     """
 
+    options.check_positive(learning_rate=learning_rate)
+
     def step(values, count, g):
         del count
         return (), jnp.exp(values["log_lr"]) * g
@@ -50,6 +53,8 @@ def learnable_sgdm(
       momentum: starting value of β.
       per_role: whether every role of tensors learns values of its own.
     """
+    options.check_positive(learning_rate=learning_rate)
+    options.check_decays(momentum=momentum)
     initial = {
         "log_lr": math.log(learning_rate),
         "log_one_minus_momentum": math.log(1.0 - momentum),
@@ -82,6 +87,8 @@ def learnable_adam(
       eps_root: a constant, not learned; keeps the meta-gradient of the root finite.
       per_role: whether every role of tensors learns values of its own.
     """
+    options.check_positive(learning_rate=learning_rate, eps=eps)
+    options.check_decays(b1=b1, b2=b2)
     initial = {
         "log_lr": math.log(learning_rate),
         "log_one_minus_b1": math.log(1.0 - b1),

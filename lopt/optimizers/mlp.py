@@ -14,7 +14,7 @@ import optax
 
 from lopt import features
 from lopt.base import Array, LearnedOptimizer, PyTree
-from lopt.optimizers import network
+from lopt.optimizers import network, options
 
 
 class MlpState(NamedTuple):
@@ -34,8 +34,8 @@ def mlp(
 ) -> LearnedOptimizer:
     """An MLP that maps each element's gradient, value and momenta to its update.
 
-    p ← p - λ · step_mult · a · exp(exp_mult · b), where (a, b) are the outputs of a relu
-    network of [g, p, momenta], each divided by its RMS over the tensor, and of eleven
+    p ← p - λ · step_mult · a · exp(exp_mult · b), where (a, b) are the outputs of a
+    relu network of `channels`, each divided by its RMS over the tensor, and of eleven
     features of the step counter; λ is the tensor's muP multiplier (1 without specs).
 
     Args:
@@ -44,7 +44,13 @@ def mlp(
       step_mult: scale of the update.
       exp_mult: scale of the logarithm of the update's magnitude.
       eps: added to the mean square that a channel is normalized by.
+
+    Raises:
+      ConfigError: a size, a decay or a constant is out of range.
     """
+    options.check_sizes(hidden_sizes=hidden_sizes)
+    options.check_positive(step_mult=step_mult, eps=eps)
+    options.check_decays(decays=decays)
     num_inputs = 2 + len(decays) + len(features.TIME_SCALES)
 
     def init(key):

@@ -1,4 +1,4 @@
-"""Adam whose hyperparameters an LSTM moves, tensor by tensor, during the run (`NNAdam`).
+"""Adam whose hyperparameters an LSTM moves, tensor by tensor (`NNAdam`).
 
 Reference: the learned optimizer of that name in google/learned_optimization (Metz et
 al. 2022); there is no paper of its own.
@@ -14,7 +14,7 @@ import optax
 from lopt import features
 from lopt.base import Array, LearnedOptimizer, PyTree
 from lopt.features import log_abs
-from lopt.optimizers import recurrent
+from lopt.optimizers import options, recurrent
 from lopt.optimizers.recurrent import LstmState
 
 NAMES = ("lr", "beta1", "beta2", "epsilon")
@@ -58,7 +58,13 @@ def nn_adam(
       eps: ε.
       output_scale: scale of the moves.
       decay_strength: share of the way back to the starting value in every step.
+
+    Raises:
+      ConfigError: a size, a decay or a constant is out of range.
     """
+    options.check_sizes(hidden_size=(hidden_size,))
+    options.check_positive(learning_rate=learning_rate, eps=eps)
+    options.check_decays(b1=b1, b2=b2)
     start = {
         "lr": 0.1 * math.log(learning_rate),
         "beta1": 0.1 * math.log(1.0 - b1),
