@@ -64,7 +64,8 @@ class Adapter:
       theta: recording -> our theta.
       state: our state, recording -> recorded key -> array.
       seen: what the network saw: recorded key -> array; keys as in the recording,
-        without the step. Arguments: recording, theta, grads, params, state before, state after.
+        without the step. Arguments: recording, theta, grads, params, the states
+        before and after.
     """
 
     tolerance: float

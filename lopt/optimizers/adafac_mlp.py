@@ -102,7 +102,7 @@ def adafac_mlp(
         def update_fn(grads, state, params=None, **extra_args):
             del extra_args
             if params is None:
-                raise ValueError(optax.NO_PARAMS_MSG)
+                raise ValueError(options.NO_PARAMS)
             treedef = jax.tree.structure(params)
             g, p = (jax.tree.map(features.at_least_float32, x) for x in (grads, params))
             m = jax.tree.map(

@@ -76,7 +76,7 @@ def apply_network(
     shapes = [_broadcast_shape(c) for c in channels]
     hidden = [first(c, shape) for c, shape in zip(channels, shapes, strict=True)]
     small = [i for i, shape in enumerate(shapes) if features.size(shape) < _SMALL]
-    outputs = {i: later(theta, x) for i, x in enumerate(hidden) if i not in small}
+    outputs = {i: list(later(theta, x)) for i, x in enumerate(hidden) if i not in small}
     if small:
         flat = [hidden[i].reshape(len(bias), -1) for i in small]
         packed = later(theta, jnp.concatenate(flat, axis=1))
@@ -224,7 +224,7 @@ def _product(columns: list[Array], group: list[Array], eps: float) -> Array:
 def _by_shape(
     w: Array, channels: Sequence[Array]
 ) -> dict[tuple[int, ...], tuple[list[Array], list[Array]]]:
-    """For each shape of channels the columns of `w` that they meet, and the channels."""
+    """For each shape of channels the columns of `w` that they meet, and them."""
     groups: dict[tuple[int, ...], tuple[list[Array], list[Array]]] = {}
     start = 0
     for c in channels:

@@ -75,7 +75,7 @@ def nn_adam(
     def init(key):
         lstm_key, controls_key = jax.random.split(key)
         return {
-            "initial": {name: jnp.asarray(value) for name, value in start.items()},
+            "initial": {name: jnp.float32(value) for name, value in start.items()},
             "lstm": recurrent.init_lstm(lstm_key, _NUM_INPUTS, hidden_size),
             "controls": recurrent.init_linear(controls_key, hidden_size, len(NAMES)),
         }
@@ -99,7 +99,7 @@ def nn_adam(
         def update_fn(grads, state, params=None, **extra_args):
             del extra_args
             if params is None:
-                raise ValueError(optax.NO_PARAMS_MSG)
+                raise ValueError(options.NO_PARAMS)
             leaves, treedef = jax.tree.flatten(params)
             now = constrain(state.raw)
             tensors, updates = [], []
