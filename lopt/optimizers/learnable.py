@@ -126,7 +126,9 @@ def _learnable(
     def init(key):
         del key
         shape = (len(ROLES),) if per_role else ()
-        return {name: jnp.full(shape, value, jnp.float32) for name, value in initial.items()}
+        return {
+            name: jnp.full(shape, value, jnp.float32) for name, value in initial.items()
+        }
 
     def opt_fn(theta, *, specs=None, num_steps=None):
         del num_steps
