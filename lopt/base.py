@@ -98,8 +98,8 @@ class ParamSpec:
 
     @property
     def is_matrix(self) -> bool:
-        """Whether the tensor is a linear map, in_axes -> out_axes, between vectors."""
-        return bool(self.in_axes) and bool(self.out_axes)
+        """Whether the tensor is a linear map, in_axes -> out_axes, that has elements."""
+        return bool(self.in_axes and self.out_axes) and 0 not in self.shape
 
 
 def _product(sizes) -> int:
@@ -211,9 +211,7 @@ class Unroll:
     """
 
     init: Callable[[MetaParams, PRNGKey, Data], UnrollState]
-    advance: Callable[
-        [MetaParams, UnrollState, PRNGKey, Data], tuple[Array, UnrollState]
-    ]
+    advance: Callable[[MetaParams, UnrollState, PRNGKey, Data], tuple[Array, UnrollState]]
     length: int
     max_steps: int
     worst: float

@@ -139,5 +139,7 @@ def _split(group: np.ndarray) -> list[np.ndarray]:
 def sample_batch(key: PRNGKey, examples: Examples, batch_size: int) -> Examples:
     """A minibatch, drawn uniformly with replacement: `(x [B, D], y [B])`."""
     x_NxD, y_N = examples
-    index_B = jax.random.randint(key, (batch_size,), 0, y_N.shape[0])
-    return x_NxD[index_B], y_N[index_B]
+    # Bits modulo N: uniform to within N / 2³², for a third of the work of `randint`.
+    index_B = jax.random.bits(key, (batch_size,), "uint32") % jnp.uint32(y_N.shape[0])
+    x_BxD = x_NxD.at[index_B].get(mode="promise_in_bounds")
+    return x_BxD, y_N.at[index_B].get(mode="promise_in_bounds")

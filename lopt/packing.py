@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from lopt.base import Array, ParamSpec, Params, Specs
+from lopt.base import Array, Params, ParamSpec, Specs
 
 Stacks = tuple[Array, ...]
 """One float32 array [G, *shape] for each distinct kind of tensor."""
@@ -114,7 +114,7 @@ def packing(specs: Specs) -> Packing:
 def as_matrices(stack: Array, spec: ParamSpec) -> Array:
     """[G, *shape] -> [G, fan_in, fan_out], for a spec that is a matrix."""
     order = (0, *(a + 1 for a in spec.in_axes), *(a + 1 for a in spec.out_axes))
-    return stack.transpose(order).reshape(-1, spec.fan_in, spec.fan_out)
+    return stack.transpose(order).reshape(stack.shape[0], spec.fan_in, spec.fan_out)
 
 
 def from_matrices(matrices: Array, spec: ParamSpec) -> Array:

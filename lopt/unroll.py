@@ -30,7 +30,7 @@ def inner_step(
     params: Params,
     model_state: ModelState,
     opt_state: optax.OptState,
-    key: PRNGKey,
+    keys: PRNGKey,  # shape=[2], for the minibatch and for the loss
     data: Data,
 ) -> tuple[Array, Params, ModelState, optax.OptState]:
     """One step of training on a minibatch of the `train` split.
@@ -39,12 +39,9 @@ def inner_step(
       The minibatch's loss before the step, and the new parameters, model state and
       optimizer state.
     """
-    batch_key, loss_key = jax.random.split(key)
-    batch = task.batch(batch_key, data, "train")
+    batch = task.batch(keys[0], data, "train")
     value_and_grad = jax.value_and_grad(task.loss, has_aux=True)
-    (loss, (model_state, _)), grads = value_and_grad(
-        params, model_state, batch, loss_key
-    )
+    (loss, (model_state, _)), grads = value_and_grad(params, model_state, batch, keys[1])
     updates, opt_state = optimizer.update(grads, opt_state, params, value=loss)
     return loss, optax.apply_updates(params, updates), model_state, opt_state
 
@@ -107,12 +104,12 @@ def unroll(
     ) -> tuple[Array, UnrollState]:
         optimizer = lopt.opt_fn(theta, specs=task.specs, num_steps=state.num_steps)
 
-        def step(carry, key):
-            loss, *carry = inner_step(task, optimizer, *carry, key, data)
+        def step(carry, keys):
+            loss, *carry = inner_step(task, optimizer, *carry, keys, data)
             return tuple(carry), loss
 
         def stretch(carry, keys):
-            step_keys, read_key = keys
+            step_keys, read_key = keys[:-1].reshape(meta_every, 2), keys[-1]
             carry, losses = jax.lax.scan(step, carry, step_keys)
             if meta_split == "train":
                 return carry, losses
@@ -120,10 +117,8 @@ def unroll(
             batch = task.eval_batch(data, meta_split)
             return carry, task.loss(params, model_state, batch, read_key)[0]
 
-        readings = length // meta_every
-        step_key, read_key = jax.random.split(key)
-        step_keys = jax.random.split(step_key, (readings, meta_every))
-        keys = (step_keys, jax.random.split(read_key, readings))
+        # One draw for the whole truncation: cheaper to compile and to run.
+        keys = jax.random.split(key, (length // meta_every, 2 * meta_every + 1))
         carry = (state.params, state.model_state, state.opt_state)
         (params, model_state, opt_state), losses = jax.lax.scan(stretch, carry, keys)
         state = UnrollState(

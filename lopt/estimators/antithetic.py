@@ -47,30 +47,30 @@ def check_options(num_pairs: int, sigma: float) -> None:
 def sample_noise(theta: MetaParams, key: PRNGKey, num: int, sigma: float) -> MetaParams:
     """ε ~ N(0, σ²), a tree of leaves [num, *shape]."""
     leaves, treedef = jax.tree.flatten(theta)
-    keys = jax.random.split(key, max(len(leaves), 1))
-    noise = [
-        sigma * jax.random.normal(k, (num, *leaf.shape), leaf.dtype)
-        for k, leaf in zip(keys, leaves, strict=False)
-    ]
+    # One draw for all leaves: each further one costs compile time.
+    flat = sigma * jax.random.normal(key, (num, sum(leaf.size for leaf in leaves)))
+    noise, used = [], 0
+    for leaf in leaves:
+        part = flat[:, used : used + leaf.size].reshape(num, *leaf.shape)
+        noise.append(part.astype(leaf.dtype))
+        used += leaf.size
     return jax.tree.unflatten(treedef, noise)
 
 
-def start_runs(
+def no_noise(theta: MetaParams, num: int) -> MetaParams:
+    """Zeros, leaves [num, *shape]."""
+    return jax.tree.map(lambda t: jnp.zeros((num, *t.shape), t.dtype), theta)
+
+
+def unstarted_runs(
     unroll: Unroll, theta: MetaParams, key: PRNGKey, data: Data, num_pairs: int
 ) -> UnrollState:
-    """Fresh runs, leaves [N, 2, ...], the first ones cut short at a random truncation.
+    """Runs of length 0, leaves [N, 2, ...]: finished, so that the next call starts them.
 
-    The cut puts the pairs out of step with one another; without it all would be young,
-    or old, together. A cut run is a short run in every respect: it knows its length.
+    Nothing is computed here, and so nothing is compiled.
     """
-    init_key, cut_key = jax.random.split(key)
-    runs = jax.vmap(lambda k: unroll.init(theta, k, data))(
-        jax.random.split(init_key, num_pairs)
-    )
-    truncations = runs.num_steps // unroll.length
-    kept = jax.random.randint(cut_key, (num_pairs,), 1, truncations + 1)
-    runs = runs._replace(num_steps=kept * unroll.length)
-    return jax.tree.map(lambda x: jnp.stack([x, x], axis=1), runs)
+    shapes = jax.eval_shape(unroll.init, theta, key, data)
+    return jax.tree.map(lambda x: jnp.zeros((num_pairs, 2, *x.shape), x.dtype), shapes)
 
 
 def finished(runs: UnrollState) -> Array:
@@ -95,17 +95,27 @@ def advance_pairs(
     key: PRNGKey,
     data: Data,
 ) -> Truncation:
-    """One truncation of every pair; finished ones start a new run first."""
+    """One truncation of every pair; finished ones start a new run first.
+
+    A pair's very first run is cut short at a random truncation, which puts the pairs out
+    of step with one another; without it all would be young, or old, together. A cut run
+    is a short run in every respect: it knows its length.
+    """
     num_pairs = runs.step.shape[0]
-    init_key, data_key = jax.random.split(key)
-    init_keys = jax.random.split(init_key, num_pairs)
-    data_keys = jax.random.split(data_key, num_pairs)
+    init_keys, cut_keys, data_keys = jax.random.split(key, (3, num_pairs))
     signs = jnp.asarray(SIGNS)
 
-    def one(noise, run, restart, init_key, data_key, sign):
+    def one(noise, run, init_key, cut_key, data_key, sign):
         perturbed = jax.tree.map(lambda t, e: t + sign.astype(e.dtype) * e, theta, noise)
         fresh = unroll.init(perturbed, init_key, data)
-        run = jax.tree.map(lambda a, b: jnp.where(restart, a, b), fresh, run)
+        longest = fresh.num_steps // unroll.length
+        cut = 1 + (jax.random.uniform(cut_key) * longest).astype(jnp.int32)
+        first = run.num_steps == 0
+        fresh = fresh._replace(
+            num_steps=jnp.where(first, cut * unroll.length, fresh.num_steps)
+        )
+        over = run.step >= run.num_steps
+        run = jax.tree.map(lambda a, b: jnp.where(over, a, b), fresh, run)
         losses, run = unroll.advance(perturbed, run, data_key, data)
         diverged = ~jnp.all(jnp.isfinite(losses))
         losses = jnp.where(jnp.isfinite(losses), losses, unroll.worst)
@@ -113,9 +123,7 @@ def advance_pairs(
 
     both_signs = jax.vmap(one, in_axes=(None, 0, None, None, None, 0))
     all_pairs = jax.vmap(both_signs, in_axes=(0, 0, 0, 0, 0, None))
-    losses, diverged, runs = all_pairs(
-        noise, runs, finished(runs), init_keys, data_keys, signs
-    )
+    losses, diverged, runs = all_pairs(noise, runs, init_keys, cut_keys, data_keys, signs)
     # A pair with a diverged member is over: it restarts with the next truncation.
     over = jnp.any(diverged, axis=1)[:, None]
     runs = runs._replace(step=jnp.where(over, runs.num_steps, runs.step))

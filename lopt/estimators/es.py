@@ -9,7 +9,7 @@ from lopt.estimators.antithetic import (
     antithetic_gradient,
     check_options,
     sample_noise,
-    start_runs,
+    unstarted_runs,
 )
 
 
@@ -25,7 +25,7 @@ def es(unroll: Unroll, *, num_pairs: int = 16, sigma: float = 0.05) -> GradientE
     check_options(num_pairs, sigma)
 
     def init(theta, key, data):
-        return start_runs(unroll, theta, key, data, num_pairs)
+        return unstarted_runs(unroll, theta, key, data, num_pairs)
 
     def estimate(theta, runs, key, data):
         noise_key, run_key = jax.random.split(key)

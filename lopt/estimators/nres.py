@@ -11,9 +11,10 @@ from lopt.estimators.antithetic import (
     antithetic_gradient,
     check_options,
     finished,
+    no_noise,
     sample_noise,
     select,
-    start_runs,
+    unstarted_runs,
 )
 
 
@@ -42,9 +43,8 @@ def nres(
     check_options(num_pairs, sigma)
 
     def init(theta, key, data):
-        run_key, noise_key = jax.random.split(key)
-        runs = start_runs(unroll, theta, run_key, data, num_pairs)
-        return NRESState(runs, sample_noise(theta, noise_key, num_pairs, sigma))
+        runs = unstarted_runs(unroll, theta, key, data, num_pairs)
+        return NRESState(runs, no_noise(theta, num_pairs))
 
     def estimate(theta, state, key, data):
         noise_key, run_key = jax.random.split(key)

@@ -12,9 +12,10 @@ from lopt.estimators.antithetic import (
     antithetic_gradient,
     check_options,
     finished,
+    no_noise,
     sample_noise,
     select,
-    start_runs,
+    unstarted_runs,
 )
 
 
@@ -25,9 +26,7 @@ class PESState(NamedTuple):
     accumulator: MetaParams  # leaves [N, ...], ξ: sum of ε since the run's start
 
 
-def pes(
-    unroll: Unroll, *, num_pairs: int = 16, sigma: float = 0.05
-) -> GradientEstimator:
+def pes(unroll: Unroll, *, num_pairs: int = 16, sigma: float = 0.05) -> GradientEstimator:
     """Fresh ε in every truncation, credit ξ: the sum of all ε since the run's start.
 
     Unbiased for the smoothed loss of the whole run; its variance grows with the number
@@ -40,9 +39,8 @@ def pes(
     check_options(num_pairs, sigma)
 
     def init(theta, key, data):
-        runs = start_runs(unroll, theta, key, data, num_pairs)
-        zeros = jax.tree.map(lambda t: jnp.zeros((num_pairs, *t.shape), t.dtype), theta)
-        return PESState(runs, zeros)
+        runs = unstarted_runs(unroll, theta, key, data, num_pairs)
+        return PESState(runs, no_noise(theta, num_pairs))
 
     def estimate(theta, state, key, data):
         noise_key, run_key = jax.random.split(key)

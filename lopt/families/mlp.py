@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -16,8 +17,8 @@ import jax.numpy as jnp
 
 from lopt import mup
 from lopt.base import Array, Data, ModelState, Params, PRNGKey, Role, Specs, Split, Task
+from lopt.config import BrokenRule
 from lopt.data import Examples, dataset, sample_batch
-from lopt.errors import ConfigError, unknown_name
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -25,12 +26,13 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": jax.nn.gelu,
     "silu": jax.nn.silu,
 }
-INITS: dict[str, Callable[[PRNGKey, tuple[int, int]], Array]] = {
-    "lecun": jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
-    "he": jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
-    "uniform": jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+INITS: dict[str, tuple[Callable[..., Array], float]] = {
+    "lecun": (jax.random.normal, 1.0),
+    "he": (jax.random.normal, 2.0),
+    "uniform": (partial(jax.random.uniform, minval=-(3**0.5), maxval=3**0.5), 1 / 3),
 }
-"""Variance 1/fan_in, 2/fan_in and, as torch's `Linear` has it, 1/(3 fan_in)."""
+"""A law of unit variance, and the variance of weights times fan_in. "uniform" is what
+torch's `Linear` has."""
 NORMALIZATIONS = ("none", "layer")
 
 
@@ -108,30 +110,24 @@ _dataset = dataset  # `mlp` has an option of that name
 
 
 def _validate(options: Mapping[str, Any]) -> None:
-    for option, least in {
-        "width": 1,
-        "depth": 0,
-        "batch_size": 1,
-        "base_width": 1,
-    }.items():
+    least = {"width": 1, "depth": 0, "batch_size": 1, "base_width": 1}
+    for option, lowest in least.items():
         value = options[option]
-        if type(value) is not int or value < least:
-            rule = f"`{option}` must be an integer of at least {least}"
-            raise ConfigError(f"{rule}, got {value!r}")
+        if type(value) is not int or value < lowest:
+            raise BrokenRule(option, f"be an integer of at least {lowest}", value)
     value = options["output_init"]
     if type(value) not in (int, float) or not 0 <= value < math.inf:
-        raise ConfigError(
-            f"`output_init` must be a number of at least 0, got {value!r}"
-        )
-    names = {
+        raise BrokenRule("output_init", "be a number of at least 0", value)
+    choices = {
         "activation": ACTIVATIONS,
         "normalization": NORMALIZATIONS,
         "init": INITS,
         "form": mup.FORMS,
     }
-    for option, known in names.items():
+    for option, known in choices.items():
         if options[option] not in known:
-            raise unknown_name(f"value of `{option}`", str(options[option]), known)
+            rule = "be " + " or ".join(f"`{name}`" for name in known)
+            raise BrokenRule(option, rule, options[option])
 
 
 @cache
@@ -180,15 +176,16 @@ def _layer_names(net: _Net) -> list[str]:
 def _init(net: _Net, key: PRNGKey) -> Params:
     names = _layer_names(net)
     sizes = [net.num_inputs, *[net.width] * net.depth, net.num_classes]
-    keys = jax.random.split(key, len(names))
-    params = {}
-    for i, name in enumerate(names):
-        params[name] = {
-            "w": INITS[net.init](keys[i], (sizes[i], sizes[i + 1])),
-            "b": jnp.zeros(sizes[i + 1]),
-        }
-        if net.normalization == "layer" and i < net.depth:
-            params[name]["scale"] = jnp.ones(sizes[i + 1])
+    draw, gain = INITS[net.init]
+    # One draw for all layers: each further one costs compile time in every program.
+    noise = draw(key, (sum(i * o for i, o in pairwise(sizes)),))
+    params, used = {}, 0
+    for name, (fan_in, fan_out) in zip(names, pairwise(sizes), strict=True):
+        w = noise[used : used + fan_in * fan_out].reshape(fan_in, fan_out)
+        used += fan_in * fan_out
+        params[name] = {"w": w * math.sqrt(gain / fan_in), "b": jnp.zeros(fan_out)}
+        if net.normalization == "layer" and name != names[-1]:
+            params[name]["scale"] = jnp.ones(fan_out)
     params[names[-1]]["w"] *= net.output_init
     return params
 

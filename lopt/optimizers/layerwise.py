@@ -19,9 +19,9 @@ References:
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
@@ -35,6 +35,9 @@ from lopt.packing import Packing, Stacks, packing
 
 EPS = 1e-12
 """Keeps logs and quotients of zero gradients finite."""
+
+PRIOR_LOGITS: Mapping[str, float] = MappingProxyType({"muon": 4.0, "adam": 2.0})
+"""Orthogonalized momentum for matrices, Adam elsewhere."""
 
 
 class LayerwiseState(NamedTuple):
@@ -53,7 +56,7 @@ def layerwise(
     decay_steps: float = 30.0,
     final: float = 0.05,
     weight_decay: float = 2.5,
-    prior_logits: Mapping[str, float] | None = None,
+    prior_logits: Mapping[str, float] = PRIOR_LOGITS,
     embedding_size: int = 0,
     num_tensors: int = 0,
 ) -> LearnedOptimizer:
@@ -66,8 +69,7 @@ def layerwise(
       decay_steps: steps after which the prior's step size has halved.
       final: what the prior's linear descent leaves at the end of a run.
       weight_decay: ω of the prior.
-      prior_logits: of the prior's mixture; absent bases have 0. Default: orthogonalized
-        momentum for matrices, Adam elsewhere.
+      prior_logits: of the prior's mixture; absent bases have 0.
       embedding_size: entries of a learned embedding of each tensor; 0: none.
       num_tensors: how many tensors are embedded: the network that it specializes to.
 
@@ -78,8 +80,6 @@ def layerwise(
     Raises:
       ValueError: an unknown base, no base for vectors, or an embedding of no tensors.
     """
-    if prior_logits is None:
-        prior_logits = {"muon": 4.0, "adam": 2.0}
     table = _table(bases)
     if embedding_size and not num_tensors:
         raise ValueError("`num_tensors` must be positive where tensors are embedded")
@@ -171,7 +171,7 @@ def _directions(
 
 
 def _statistics(
-    pack: Packing, value: Array, grads: Stacks, params: Stacks, momentum: Stacks
+    pack: Packing, value: ArrayLike, grads: Stacks, params: Stacks, momentum: Stacks
 ) -> policy.Statistics:
     grad_rms, momentum_rms = pack.rms(grads), pack.rms(momentum)
     sizes = jnp.asarray([max(_size(spec), 1) for spec in pack.specs], jnp.float32)
@@ -203,6 +203,12 @@ def _decide(
 ) -> policy.Policy:
     inputs = policy.policy_inputs(averages, pack.specs, step, num_steps)
     if "embedding" in theta:
+        num_embedded = theta["embedding"].shape[0]
+        if num_embedded != pack.num_tensors:
+            raise ValueError(
+                f"`embedding` is for a network of {num_embedded} tensors, "
+                f"got {pack.num_tensors}"
+            )
         order = [i for group in pack.groups for i in group]
         inputs = jnp.concatenate([inputs, theta["embedding"][jnp.asarray(order)]], 1)
     outputs = policy.apply_network(theta["network"], inputs)
@@ -213,7 +219,7 @@ def _decide(
 def _coefficients(
     table: tuple[Base, ...], pack: Packing, mixture: Array, directions: list[Stacks]
 ) -> Array:
-    """What each raw direction is multiplied by: μ m, over its RMS if entrywise, [L, K]."""
+    """Factor of each raw direction: μ m, over its RMS if entrywise: [L, K]"""
     columns = []
     for k, base in enumerate(table):
         multiplier = jnp.asarray(

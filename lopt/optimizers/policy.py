@@ -4,13 +4,14 @@ For every tensor of a network the policy returns a step size λ, a mixture μ ov
 directions and a weight decay ω. It is a stated prior that already trains well, corrected
 by one small network shared by all tensors:
 
-    λ = λ₀(t) exp(o_λ),  λ₀(t) = learning_rate / (1 + t/decay_steps) (1 − (1 − final) t/T)
+    λ = λ₀(t) exp(o_λ), λ₀ = learning_rate / (1 + t/decay_steps) · (1 − (1 − final) t/T)
     ω = ω₀ exp(o_ω) on matrices, 0 elsewhere
     μ = softmax(prior logits + o_μ) over the bases that the tensor has
 
 With its output layer at zero, as initialized, the policy *is* the prior.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -144,7 +145,7 @@ def init_network(
     """Weights of the network: scaled normal, the output layer zero."""
     sizes = (num_inputs, *hidden_sizes, num_outputs)
     layers = {}
-    for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         key, layer_key = jax.random.split(key)
         w = jax.random.normal(layer_key, (fan_in, fan_out)) / math.sqrt(fan_in)
         last = i == len(sizes) - 2

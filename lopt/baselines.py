@@ -1,0 +1,263 @@
+"""Hand-designed optimizers, in the form of learned ones, and where they are tuned.
+
+Their theta are their hyperparameters, so they run in the same inner loop, and all
+trials of a search in one program:
+
+    Δφ = −η_t (m d + ω φ),  ω = `weight_decay` on matrices, 0 elsewhere,
+
+with d a base's raw direction, m its muP multiplier (1 at the base width: "muAdam") and
+η_t = `learning_rate` times a schedule: a linear warm-up over the first 5 % of the run,
+then a cosine to zero, or constant where `constant` is 1. SGD has no multiplier: its
+steps are proportional to gradients, and its rate is tuned anew for every width.
+
+Muon orthogonalizes matrices, at RMS 0.2 like Adam's, and leaves the rest to Adam (Liu
+et al., Muon is scalable for LLM training, 2025). `static` is the control: the prior of
+`layerwise` without its network, every direction of unit RMS, with its own schedule.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from lopt import mup
+from lopt.base import Array, LearnedOptimizer, MetaParams, PRNGKey, Specs
+from lopt.bases import BASES, Base, orthogonalized
+from lopt.errors import unknown_name
+from lopt.packing import Packing, Stacks, packing
+from lopt.tuning import SearchSpace
+
+WARMUP = 0.05
+"""Fraction of the run over which the rate rises."""
+
+MUON_RMS = 0.2
+"""RMS of Muon's update of a matrix, about that of an update of Adam."""
+
+_EPS = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """A hand-designed optimizer and its search space.
+
+    Attributes:
+      name: in `BASELINES`.
+      lopt: theta are `learning_rate`, `weight_decay` and `constant` (0 or 1), all [].
+      space: where it is tuned.
+      control: compared with, but not one of "all": it is a part of what was learned.
+    """
+
+    name: str
+    lopt: LearnedOptimizer
+    space: SearchSpace
+    control: bool = False
+
+
+class RuleState(NamedTuple):
+    """What a hand-designed optimizer carries from step to step."""
+
+    step: Array  # shape=[], int32
+    bases: tuple[Any, ...]  # each base's state, over stacks
+
+
+Schedule = Callable[[MetaParams, Array, Array], Array]
+"""`(theta, step [], num_steps []) -> η_t []`."""
+Directions = Callable[[tuple[Base, ...], Packing, tuple[Stacks, ...]], Stacks]
+"""Raw directions of every base -> the one direction that is followed."""
+
+
+def warmup_cosine(theta: MetaParams, step: Array, num_steps: Array) -> Array:
+    """η_t: linear warm-up, then cosine to 0 at `num_steps`, or constant."""
+    warmup = jnp.maximum(jnp.ceil(WARMUP * num_steps), 1.0)
+    rise = jnp.minimum((step + 1) / warmup, 1.0)
+    progress = (step - warmup) / jnp.maximum(num_steps - warmup, 1.0)
+    cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0)))
+    fall = jnp.where(theta["constant"] > 0.5, 1.0, cosine)
+    return theta["learning_rate"] * rise * fall
+
+
+def hyperbolic(theta: MetaParams, step: Array, num_steps: Array) -> Array:
+    """η_t of `static`: 1/(1 + t/30) times a linear descent to 5 % at the end."""
+    progress = jnp.minimum(step / num_steps, 1.0)
+    return theta["learning_rate"] / (1.0 + step / 30.0) * (1.0 - 0.95 * progress)
+
+
+def rule(
+    bases: tuple[str, ...], directions: Directions, schedule: Schedule
+) -> LearnedOptimizer:
+    """The optimizer −η_t (m d + ω φ); its theta are its hyperparameters."""
+
+    def init(key: PRNGKey) -> MetaParams:
+        del key
+        names = ("learning_rate", "weight_decay", "constant")
+        return {name: jnp.zeros(()) for name in names}
+
+    def opt_fn(
+        theta: MetaParams,
+        *,
+        specs: Specs | None = None,
+        num_steps: ArrayLike | None = None,
+    ) -> optax.GradientTransformationExtraArgs:
+        if num_steps is None:
+            raise TypeError("a schedule needs `num_steps`, the length of the run")
+        total = jnp.asarray(num_steps, jnp.float32)
+        table = tuple(BASES[name]() for name in bases)
+
+        def layout(params) -> Packing:
+            return packing(mup.infer_specs(params) if specs is None else specs)
+
+        def init_fn(params) -> RuleState:
+            stacks = layout(params).pack(params)
+            states = tuple(base.transform.init(stacks) for base in table)
+            return RuleState(jnp.zeros((), jnp.int32), states)
+
+        def update_fn(grads, state: RuleState, params=None, **extra_args):
+            del extra_args
+            if params is None:
+                raise ValueError("decay needs the parameters: update(g, state, params)")
+            pack = layout(params)
+            g, p = pack.pack(grads), pack.pack(params)
+            steps = [
+                base.transform.update(g, s, p)
+                for base, s in zip(table, state.bases, strict=True)
+            ]
+            d = directions(table, pack, tuple(step for step, _ in steps))
+            rate = schedule(theta, state.step.astype(jnp.float32), total)
+            updates = pack.unpack(_decayed(pack, d, p, rate, theta), params)
+            return updates, RuleState(state.step + 1, tuple(s for _, s in steps))
+
+        return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+    return LearnedOptimizer(init, opt_fn)
+
+
+def _decayed(
+    pack: Packing, direction: Stacks, params: Stacks, rate: Array, theta: MetaParams
+) -> Stacks:
+    """−η (d + ω φ) on matrices, −η d elsewhere."""
+    out = []
+    for d, p, spec in zip(direction, params, pack.group_specs, strict=True):
+        out.append(-rate * (d + theta["weight_decay"] * p if spec.is_matrix else d))
+    return tuple(out)
+
+
+def _multiplied(pack: Packing, stacks: Stacks, kinds: list[mup.Kind]) -> Stacks:
+    """Each tensor times its muP multiplier for the kind of its stack's direction."""
+    group_of = [k for k, group in zip(kinds, pack.groups, strict=True) for _ in group]
+    values = [
+        mup.update_multiplier(spec, kind)
+        for spec, kind in zip(pack.specs, group_of, strict=True)
+    ]
+    if all(value == 1.0 for value in values):
+        return stacks
+    factors = pack.spread(jnp.asarray(values, jnp.float32))
+    return tuple(d * m for d, m in zip(stacks, factors, strict=True))
+
+
+def _plain(table: tuple[Base, ...], pack: Packing, raw: tuple[Stacks, ...]) -> Stacks:
+    """The direction as it is, no multipliers."""
+    del table, pack
+    (direction,) = raw
+    return direction
+
+
+def _entrywise(table: tuple[Base, ...], pack: Packing, raw: tuple[Stacks, ...]) -> Stacks:
+    """The one base's direction, with multipliers."""
+    del table
+    (direction,) = raw
+    return _multiplied(pack, direction, ["entrywise"] * len(pack.groups))
+
+
+def _orthogonalized(*, rms: float, normalize: bool) -> Directions:
+    """Matrices orthogonalized, the rest by the second base, normalized if asked."""
+
+    def directions(table, pack, raw):
+        matrices, others = orthogonalized(raw[0], pack), raw[1]
+        if normalize:
+            scale = pack.spread(1.0 / (pack.rms(others) + _EPS))
+            others = tuple(d * s for d, s in zip(others, scale, strict=True))
+        chosen, kinds = [], []
+        for m, d, spec in zip(matrices, others, pack.group_specs, strict=True):
+            use = table[0].applies(spec)
+            chosen.append(rms * m if use else d)
+            kinds.append("orthogonalized" if use else "entrywise")
+        return _multiplied(pack, tuple(chosen), kinds)
+
+    return directions
+
+
+_ADAM = rule(("adam",), _entrywise, warmup_cosine)
+"""Shared by Adam and AdamW, which then share their compiled programs."""
+_SGD_DECAYS = (0.0, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""A decay acts through rate times decay, and the rates of SGD are larger."""
+_LION_DECAYS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+_STATIC_DECAYS = (0.0, 0.6, 1.2, 2.5, 5.0, 10.0, 20.0)
+_NO_DECAY = dict(decays=(0.0,), num_decays=1, center_decay=0)
+
+BASELINES: dict[str, Baseline] = {
+    baseline.name: baseline
+    for baseline in (
+        Baseline(
+            name="sgd",
+            lopt=rule(("sgd",), _plain, warmup_cosine),
+            space=SearchSpace(learning_rate=1.0, decays=_SGD_DECAYS),
+        ),
+        Baseline(
+            name="adam",
+            lopt=_ADAM,
+            space=SearchSpace(learning_rate=8e-3, **_NO_DECAY),
+        ),
+        Baseline(
+            name="adamw",
+            lopt=_ADAM,
+            space=SearchSpace(learning_rate=8e-3),
+        ),
+        Baseline(
+            name="lion",
+            lopt=rule(("lion",), _entrywise, warmup_cosine),
+            space=SearchSpace(learning_rate=2e-3, decays=_LION_DECAYS),
+        ),
+        Baseline(
+            name="muon",
+            lopt=rule(
+                ("muon", "adam"),
+                _orthogonalized(rms=MUON_RMS, normalize=False),
+                warmup_cosine,
+            ),
+            space=SearchSpace(learning_rate=0.05),
+        ),
+        Baseline(
+            name="static",
+            lopt=rule(
+                ("muon", "adam"),
+                _orthogonalized(rms=1.0, normalize=True),
+                hyperbolic,
+            ),
+            space=SearchSpace(
+                learning_rate=0.04,
+                decays=_STATIC_DECAYS,
+                center_decay=3,
+                schedules=(False,),
+            ),
+            control=True,
+        ),
+    )
+}
+"""Every hand-designed optimizer, by name."""
+
+DEFAULT_BASELINES = ("sgd", "adam", "adamw", "lion", "muon")
+"""What "all baselines" means."""
+
+
+def baseline(name: str) -> Baseline:
+    """The baseline of that name.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    if name not in BASELINES:
+        raise unknown_name("baseline", name, BASELINES)
+    return BASELINES[name]

@@ -1,0 +1,161 @@
+"""`lopt show`: what a suite, an exported file or a run is."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lopt.cli import console
+from lopt.cli.options import Json
+from lopt.config import load_suite, released, released_names, to_dict
+from lopt.errors import unknown_name
+
+EXAMPLES = (
+    "lopt show digits",
+    "lopt show runs/digits --json",
+    "lopt show layerwise.safetensors",
+    "lopt show runs/digits --picture policy.png",
+)
+
+
+def command(
+    thing: Annotated[
+        str,
+        typer.Argument(
+            metavar="SUITE|FILE|RUN",
+            help="A suite, an exported file or a run: a released name or a path.",
+        ),
+    ],
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Draw what a learned optimizer decides: .png, .svg …"
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show a suite, an exported file or a run."""
+    if picture is not None:
+        draw_policy(thing, picture)
+        return
+    path = Path(thing)
+    if path.is_dir():
+        show_run(path, json)
+    elif path.suffix in (".toml", ".py"):
+        show_suite(thing, json)
+    elif path.is_file() or path.suffix or len(path.parts) > 1:
+        show_file(path, json)
+    elif thing in released_names("tasks"):
+        show_suite(thing, json)
+    elif thing in released_names("checkpoints"):
+        show_file(released("checkpoints", thing), json)
+    else:
+        known = {*released_names("tasks"), *released_names("checkpoints")}
+        raise unknown_name("suite, file or run", thing, known)
+
+
+def show_suite(suite: str, json: bool) -> None:
+    """The resolved configuration of a suite."""
+    plain = to_dict(load_suite(suite))
+    if json:
+        console.json(plain)
+        return
+    tasks = plain.pop("tasks")
+    console.data(f"{suite}: {plain.pop('description') or 'a suite'}")
+    _tasks(tasks)
+    console.table(("key", "value"), _dotted({k: plain[k] for k in plain if plain[k]}))
+
+
+def show_file(path: Path, json: bool) -> None:
+    """The header of an exported file, and the shapes of its weights."""
+    from lopt import fileformat
+
+    tensors, header = fileformat.read(path)
+    shapes = {name: list(array.shape) for name, array in sorted(tensors.items())}
+    size = sum(array.size for array in tensors.values())
+    if json:
+        console.json(
+            {
+                "optimizer": header.optimizer,
+                "options": header.options,
+                "mup_base": header.mup_base,
+                "card": header.card,
+                "tensors": shapes,
+                "num_weights": size,
+            }
+        )
+        return
+    count = f"{size:,} weights in {len(shapes)} tensors"
+    console.data(f"{path}: learned optimizer `{header.optimizer}`, {count}")
+    for title, part in (
+        ("option", header.options),
+        ("tensor", shapes),
+        ("card", header.card),
+        ("muP base", header.mup_base or {}),
+    ):
+        console.table((title, "value"), _dotted(part))
+
+    if header.optimizer == "layerwise":
+        show_policy(path)
+
+
+def show_policy(path: Path) -> None:
+    """What a learned optimizer decides over a run, role by role."""
+    from lopt import show
+    from lopt.checkpoint import read
+
+    checkpoint = read(path)
+    if show.can_explain(checkpoint):
+        curves = show.policy_curves(checkpoint)
+        console.data(f"over a run of {len(curves.losses)} steps on {curves.task}:")
+        columns = ("role", "learning rate", "its course", "mixture")
+        console.table(columns, show.rows(curves))
+        console.hint(f"`lopt show {path} --picture policy.png` draws it")
+
+
+def draw_policy(optimizer: str, picture: Path) -> None:
+    """The same as a picture, of a file, a run or a released name."""
+    from lopt import show
+    from lopt.checkpoint import read
+
+    show.write_picture(show.policy_curves(read(optimizer)), picture)
+    console.data(str(picture))
+
+
+def show_run(folder: Path, json: bool) -> None:
+    """How far a run is, and what it is told."""
+    from lopt import rundir
+
+    config = rundir.read_config(folder)
+    metrics = rundir.read_metrics(folder)
+    last = metrics[-1] if metrics else None
+    if json:
+        content = {"config": to_dict(config), "last": last}
+        record = folder / rundir.RECORD
+        content["record"] = rundir.read_json(record) if record.is_file() else None
+        console.json(content)
+        return
+    step = last["step"] if last else 0
+    console.data(f"{folder}: {step} of {config.outer_steps} meta-training steps")
+    if last:
+        console.table(("last step", "value"), _dotted(last))
+    plain = to_dict(config)
+    _tasks(plain.pop("tasks"))
+    console.table(("key", "value"), _dotted(plain))
+
+
+def _tasks(tasks: list[dict[str, Any]]) -> None:
+    """One row a task; a column for each key that any of them has."""
+    columns = list(dict.fromkeys(key for task in tasks for key in task))
+    console.table(columns, ([task.get(key) for key in columns] for task in tasks))
+
+
+def _dotted(plain: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows = []
+    for key, value in plain.items():
+        if isinstance(value, Mapping) and value:
+            rows += _dotted(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", value))
+    return rows

@@ -1,0 +1,290 @@
+"""Learned against hand-designed optimizers, budget for budget.
+
+Every optimizer trains every task with several budgets, in the same inner loop
+(curves.py). Baselines are tuned anew for each budget (tuning.py, contest.py), then all
+run on the same reporting seeds, and budgets are compared (statistics.py). Programs of
+different tasks and optimizers are compiled and run side by side, in threads; tasks of
+one shape share them. Nothing here reads or writes anything but its arguments.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lopt.base import LearnedOptimizer, MetaParams, Task
+from lopt.baselines import DEFAULT_BASELINES, baseline
+from lopt.contest import (
+    Contender,
+    Program,
+    Record,
+    compete,
+    compile_program,
+    milliseconds_per_step,
+)
+from lopt.errors import ConfigError
+from lopt.results import Results, Settings
+from lopt.suites import SuiteTask
+from lopt.summary import Entry, summarize
+from lopt.workers import Notify, run_jobs
+
+BUDGETS = (1 / 8, 1 / 4, 1 / 2, 1.0)
+"""Run lengths as fractions of the task's."""
+
+MAX_LANES_CPU, MAX_LANES = 8, 64
+"""Most runs side by side in a program: more are no faster on a CPU."""
+
+MIN_WORKERS = 2
+"""Programs that are compiled or run at a time; one for each device if there are more."""
+
+_COMPILE_UNITS = 40_000
+"""What compiling counts in the fraction that is done, in steps of one run."""
+
+Pair = tuple[int, int]
+"""Positions of a task and of a contender."""
+
+_Finished = tuple[Program, dict[Pair, list[Record]]]
+
+Progress = Callable[[str, float], None]
+"""`(text, fraction done)`, called from the caller's thread."""
+
+
+def evaluate(
+    lopt: LearnedOptimizer,
+    theta: MetaParams,
+    tasks: Sequence[SuiteTask],
+    *,
+    name: str = "learned",
+    baselines: Sequence[str | tuple[str, LearnedOptimizer, MetaParams]] = (
+        DEFAULT_BASELINES
+    ),
+    trials: int = 16,
+    seeds: int = 16,
+    tuning_seeds: int = 3,
+    budgets: Sequence[float] = BUDGETS,
+    seed: int = 0,
+    lanes: int | None = None,
+    progress: Progress | None = None,
+) -> Results:
+    """Trains every task with a learned optimizer and with tuned baselines.
+
+    Args:
+      lopt: the learned optimizer.
+      theta: its meta-parameters.
+      tasks: what is trained, each for its `num_steps` and the smaller budgets.
+      name: of the learned optimizer, for people.
+      baselines: names in `BASELINES`, or (name, optimizer, theta) of learned ones.
+      trials: points of each search, for each baseline, task and budget.
+      seeds: reporting seeds; intervals need at least 10 to mean what they say.
+      tuning_seeds: seeds of each trial, others than the reporting ones.
+      budgets: increasing fractions of a task's run length, the last one 1.
+      seed: of everything that is drawn.
+      lanes: runs side by side in one program; default: by device.
+      progress: told what is done.
+
+    Raises:
+      ConfigError: an argument is out of range, or a name unknown or used twice.
+    """
+    started = time.monotonic()
+    contenders = [Contender(name=name, kind="learned", lopt=lopt, theta=theta)]
+    contenders += [_contender(item) for item in baselines]
+    _validate(contenders, tasks, trials, seeds, tuning_seeds, budgets)
+    if lanes is None:
+        most = MAX_LANES_CPU if jax.default_backend() == "cpu" else MAX_LANES
+        # As few as divide the reporting seeds evenly: no lane is padded then.
+        lanes = math.ceil(seeds / math.ceil(seeds / most))
+    settings = Settings(
+        baselines=tuple(c.name for c in contenders[1:]),
+        trials=trials,
+        seeds=seeds,
+        tuning_seeds=tuning_seeds,
+        budgets=tuple(budgets),
+        seed=seed,
+        lanes=lanes,
+        device=jax.devices()[0].device_kind,
+    )
+    work = _Work(
+        tasks=tuple(tasks),
+        contenders=tuple(contenders),
+        lengths=tuple(_lengths(task.num_steps, budgets) for task in tasks),
+        settings=settings,
+    )
+    entries = _run(work, progress)
+    return summarize(
+        [task.task for task in tasks],
+        contenders,
+        entries,
+        settings,
+        time.monotonic() - started,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """All that is to be done."""
+
+    tasks: tuple[SuiteTask, ...]
+    contenders: tuple[Contender, ...]
+    lengths: tuple[tuple[int, ...], ...]  # run lengths of each task
+    settings: Settings
+
+    def groups(self) -> list[list[Pair]]:
+        """(task, contender) pairs, those that share a program together."""
+        groups: dict[tuple, list[Pair]] = {}
+        for i, task in enumerate(self.tasks):
+            for j, contender in enumerate(self.contenders):
+                key = (
+                    _shape(task.task),
+                    contender.lopt,
+                    _signature(contender.any_theta),
+                )
+                groups.setdefault(key, []).append((i, j))
+        # Long ones first, so that the last worker is not left alone with one.
+        return sorted(groups.values(), key=lambda pairs: -sum(map(self.units, pairs)))
+
+    def units(self, pair: Pair) -> int:
+        """Steps of runs that a pair will take, extensions of the grid left out."""
+        return sum(self.budget_units(pair, length) for length in self.lengths[pair[0]])
+
+    def budget_units(self, pair: tuple[int, int], num_steps: int) -> int:
+        """The same for one run length."""
+        settings, tuned = self.settings, self.contenders[pair[1]].space is not None
+        runs = settings.seeds + tuned * settings.trials * settings.tuning_seeds
+        return runs * num_steps
+
+
+def _run(work: _Work, progress: Progress | None) -> dict[Pair, Entry]:
+    """Every pair's entry, computed by workers; progress is told from this thread."""
+    groups = work.groups()
+    total = sum(_COMPILE_UNITS + sum(map(work.units, group)) for group in groups)
+    done = 0
+
+    def on_notice(text: str, units: int) -> None:
+        nonlocal done
+        done += units
+        if progress is not None:
+            progress(text, min(done / total, 1.0))
+
+    devices = jax.local_devices()
+    workers = devices * math.ceil(MIN_WORKERS / len(devices))
+    jobs = [partial(_run_group, work, group) for group in groups]
+    return _timed(work, run_jobs(jobs, workers, on_notice))
+
+
+def _run_group(work: _Work, group: list[Pair], device: Any, notify: Notify) -> _Finished:
+    """Compiles one program and runs every pair that it serves."""
+    first = work.tasks[group[0][0]].task
+    contender = work.contenders[group[0][1]]
+    notify(f"compiling {contender.name} for {first.name}", 0)
+    program = compile_program(
+        first, contender.lopt, contender.any_theta, work.settings.lanes, device
+    )
+    notify(f"compiled {contender.name} for {first.name}", _COMPILE_UNITS)
+    tuning_key, report_key = jax.random.split(_key(work.settings.seed))
+    records = {}
+    for pair in group:
+        task, contender = work.tasks[pair[0]].task, work.contenders[pair[1]]
+
+        def on_budget(num_steps: int, pair=pair, task=task, contender=contender):
+            text = f"{contender.name} on {task.name}, {num_steps} steps"
+            notify(text, work.budget_units(pair, num_steps))
+
+        records[pair] = compete(
+            program,
+            contender,
+            task,
+            work.lengths[pair[0]],
+            trials=work.settings.trials,
+            tuning_keys=jax.random.split(tuning_key, work.settings.tuning_seeds),
+            keys=jax.random.split(report_key, work.settings.seeds),
+            on_budget=on_budget,
+        )
+    return program, records
+
+
+def _timed(work: _Work, finished: list[_Finished]) -> dict[Pair, Entry]:
+    """The records with the time of a step, measured one program at a time."""
+    entries = {}
+    for program, records in finished:
+        task_index, contender_index = next(iter(records))
+        milliseconds = milliseconds_per_step(
+            program,
+            work.contenders[contender_index].any_theta,
+            work.tasks[task_index].task,
+            work.lengths[task_index][0],
+            time.perf_counter,
+        )
+        for pair, pair_records in records.items():
+            entries[pair] = Entry(pair_records, milliseconds)
+    return entries
+
+
+def _contender(
+    item: str | tuple[str, LearnedOptimizer, MetaParams],
+) -> Contender:
+    if not isinstance(item, str):
+        name, lopt, theta = item
+        return Contender(name=name, kind="baseline", lopt=lopt, theta=theta)
+    found = baseline(item)
+    kind = "control" if found.control else "baseline"
+    return Contender(name=item, kind=kind, lopt=found.lopt, space=found.space)
+
+
+def _validate(
+    contenders: Sequence[Contender],
+    tasks: Sequence[SuiteTask],
+    trials: int,
+    seeds: int,
+    tuning_seeds: int,
+    budgets: Sequence[float],
+) -> None:
+    if not tasks:
+        raise ConfigError("there must be at least one task to evaluate on")
+    if not any(contender.kind == "baseline" for contender in contenders):
+        raise ConfigError(
+            "at least one baseline must be compared with, and `static` is a control",
+            hint="add one: `--baseline adamw`",
+        )
+    names = [contender.name for contender in contenders]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"names must differ, got `{name}` twice")
+    for option, value, least in (
+        ("trials", trials, 1),
+        ("seeds", seeds, 2),
+        ("tuning_seeds", tuning_seeds, 1),
+    ):
+        if value < least:
+            raise ConfigError(f"`{option}` must be at least {least}, got {value}")
+    increasing = list(budgets) == sorted(set(budgets))
+    if not budgets or not increasing or budgets[0] <= 0 or budgets[-1] != 1:
+        raise ConfigError(
+            f"`budgets` must be increasing fractions that end with 1, got {budgets}"
+        )
+
+
+def _lengths(num_steps: int, budgets: Sequence[float]) -> tuple[int, ...]:
+    """Run lengths; equal ones, of very short runs, once."""
+    return tuple(sorted({max(round(num_steps * b), 1) for b in budgets}))
+
+
+def _key(seed: int) -> jax.Array:
+    # Whatever the default implementation is: rbg's bits depend on the place in a batch.
+    return jax.random.key(seed, impl="threefry2x32")
+
+
+def _shape(task: Task) -> tuple:
+    """What two tasks must have in common to share a compiled program."""
+    functions = (task.init, task.batch, task.eval_batch, task.loss, task.loss_bound)
+    specs, treedef = jax.tree.flatten(task.specs)
+    return *functions, tuple(specs), treedef, _signature(task.data)
+
+
+def _signature(tree: Any) -> tuple:
+    leaves, treedef = jax.tree.flatten(tree)
+    return treedef, tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)

@@ -1,0 +1,96 @@
+"""Configurations as plain mappings, the form of a suite file, and back.
+
+A factory's options stand beside its name, as in TOML; what is None is absent.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from lopt.config.rules import BrokenRule
+from lopt.config.schema import (
+    ComponentConfig,
+    OuterOptimizerConfig,
+    RunConfig,
+    TaskConfig,
+    UnrollConfig,
+)
+from lopt.errors import ConfigError, unknown_name
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The plain form of a configuration or of a part of one."""
+    plain: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if f.name == "options":
+            plain.update(copy.deepcopy(value))
+        elif dataclasses.is_dataclass(value):
+            plain[f.name] = to_dict(value)
+        elif isinstance(value, tuple):
+            plain[f.name] = [to_dict(item) for item in value]
+        elif value is not None:
+            plain[f.name] = value
+    return plain
+
+
+def from_dict(mapping: Mapping[str, Any]) -> RunConfig:
+    """The configuration of a plain mapping; `from_dict(to_dict(c)) == c`.
+
+    Raises:
+      ConfigError: an unknown key, a wrong type, a broken rule.
+    """
+    table = dict(mapping)
+    for key, cls, defaults in (
+        ("optimizer", ComponentConfig, {"name": "layerwise"}),
+        ("estimator", ComponentConfig, {"name": "nres"}),
+        ("unroll", UnrollConfig, {}),
+        ("outer_optimizer", OuterOptimizerConfig, {}),
+    ):
+        if key in table:
+            table[key] = _build(cls, _table(key, table[key]), key, defaults)
+    tasks = table.get("tasks", [])
+    if not isinstance(tasks, list | tuple):
+        raise BrokenRule("tasks", "be a list of tables `[[tasks]]`", tasks)
+    table["tasks"] = [
+        _build(TaskConfig, _table(f"tasks.{i}", task), f"tasks.{i}", {})
+        for i, task in enumerate(tasks)
+    ]
+    return _build(RunConfig, table, "", {})
+
+
+def _table(key: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        hint = f"write `{key}.name`" if key in ("optimizer", "estimator") else None
+        raise BrokenRule(key, "be a table", value, hint=hint)
+    return value
+
+
+def _build(
+    cls: type, mapping: Mapping[str, Any], where: str, defaults: dict[str, Any]
+) -> Any:
+    """`cls` from a table; keys that are no field's become options where it has them."""
+    keys = [f.name for f in dataclasses.fields(cls)]
+    given = {**defaults, **mapping}
+    extra = {name: given.pop(name) for name in list(given) if name not in keys}
+    if "options" in keys:
+        if "options" in given:
+            raise BrokenRule(
+                f"{where}.options",
+                "not be a table of its own",
+                given["options"],
+                hint=f"write the options beside the other keys of `{where}`",
+            )
+        given["options"] = extra
+    elif extra:
+        kind = f"key of `{where}`" if where else "key"
+        raise unknown_name(kind, next(iter(extra)), keys)
+    try:
+        return cls(**given)
+    except BrokenRule as error:
+        raise error.within(where) from None
+    except ConfigError as error:
+        if not where:
+            raise
+        raise ConfigError(f"`{where}`: {error.message}", hint=error.hint) from None

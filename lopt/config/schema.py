@@ -1,0 +1,189 @@
+"""The configuration's dataclasses: names, types, defaults and rules, each said once."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lopt.config.rules import BrokenRule, as_type, check_types, require
+from lopt.errors import ConfigError
+
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComponentConfig:
+    """A factory by name, and the options it is called with.
+
+    Attributes:
+      name: a registered name, an entry point, or `path/to/file.py:factory`.
+      options: keyword arguments of the factory, plain TOML values; checked against the
+        factory's signature when it is called.
+    """
+
+    name: str
+    options: Options = field(default_factory=dict)
+
+    def __post_init__(self):
+        check_types(self)
+        require(self, "name", bool(self.name), "not be empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnrollConfig:
+    """How inner runs are cut into truncations, and what their meta-loss is.
+
+    Attributes:
+      length: K, inner steps in a truncation.
+      meta_split: the split that the meta-loss is read on.
+      meta_every: inner steps between two readings of the meta-loss on the meta split.
+      meta_transform: whether the meta-loss is the log of the inner loss or the loss.
+    """
+
+    length: int = 50
+    meta_split: Literal["meta", "train"] = "meta"
+    meta_every: int = 5
+    meta_transform: Literal["log", "raw"] = "log"
+
+    def __post_init__(self):
+        check_types(self)
+        require(self, "length", self.length >= 1, "be at least 1")
+        require(self, "meta_every", self.meta_every >= 1, "be at least 1")
+        rule = f"be a multiple of `unroll.meta_every` = {self.meta_every}"
+        require(self, "length", self.length % self.meta_every == 0, rule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OuterOptimizerConfig:
+    """The optimizer that trains theta.
+
+    Attributes:
+      name: an optax optimizer that takes `learning_rate`.
+      learning_rate: its peak.
+      schedule: cosine decay to zero over the outer steps, or none.
+      warmup_steps: outer steps of linear warmup from zero.
+      clip_norm: largest global norm of the meta-gradient; 0: no clipping.
+    """
+
+    name: str = "adam"
+    learning_rate: float = 3e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = 0
+    clip_norm: float = 1.0
+
+    def __post_init__(self):
+        check_types(self)
+        require(self, "name", bool(self.name), "not be empty")
+        require(self, "learning_rate", self.learning_rate > 0, "be positive")
+        require(self, "warmup_steps", self.warmup_steps >= 0, "not be negative")
+        require(self, "clip_norm", self.clip_norm >= 0, "not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """One task of a suite: a family's or a Python file's.
+
+    Attributes:
+      family: a task family's name; absent where `file` is given.
+      file: a Python file with a factory `task(**options) -> lopt.Task`.
+      name: for people; made from family and options where absent.
+      weight: of this task's meta-gradient, relative to the other tasks'.
+      min_steps: shortest run in meta-training; lengths are drawn log-uniformly.
+      max_steps: longest run in meta-training.
+      num_steps: T, length of a run in evaluation.
+      options: keyword arguments of the factory, plain TOML values.
+    """
+
+    family: str | None = None
+    file: str | None = None
+    name: str | None = None
+    weight: float = 1.0
+    min_steps: int = 100
+    max_steps: int = 1000
+    num_steps: int = 500
+    options: Options = field(default_factory=dict)
+
+    def __post_init__(self):
+        check_types(self)
+        given = [key for key in ("family", "file") if getattr(self, key)]
+        if len(given) != 1:
+            what = "both" if given else "neither"
+            raise ConfigError(f"a task must have a `family` or a `file`, got {what}")
+        require(self, "weight", self.weight > 0, "be positive")
+        require(self, "min_steps", self.min_steps >= 1, "be at least 1")
+        require(self, "num_steps", self.num_steps >= 1, "be at least 1")
+        rule = f"be at least `min_steps` = {self.min_steps}"
+        require(self, "max_steps", self.max_steps >= self.min_steps, rule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that a meta-training run is told, resolved.
+
+    Attributes:
+      suite: the suite's name or path, as it was given.
+      description: one line about the suite.
+      seed: of every random draw of the run.
+      outer_steps: meta-training steps.
+      checkpoint_every: outer steps between two checkpoints.
+      keep_checkpoints: how many of the newest checkpoints stay on disk.
+      optimizer: the learned optimizer.
+      estimator: the meta-gradient's estimator.
+      unroll: truncation and meta-loss.
+      outer_optimizer: what trains theta.
+      tasks: what it is trained on; at least one.
+    """
+
+    suite: str = ""
+    description: str = ""
+    seed: int = 0
+    outer_steps: int = 300
+    checkpoint_every: int = 25
+    keep_checkpoints: int = 2
+    optimizer: ComponentConfig = field(
+        default_factory=lambda: ComponentConfig(name="layerwise")
+    )
+    estimator: ComponentConfig = field(
+        default_factory=lambda: ComponentConfig(name="nres")
+    )
+    unroll: UnrollConfig = UnrollConfig()
+    outer_optimizer: OuterOptimizerConfig = OuterOptimizerConfig()
+    tasks: tuple[TaskConfig, ...]
+
+    def __post_init__(self):
+        check_types(self)
+        require(self, "seed", self.seed >= 0, "not be negative")
+        for key in ("outer_steps", "checkpoint_every", "keep_checkpoints"):
+            require(self, key, getattr(self, key) >= 1, "be at least 1")
+        _check_tasks(self)
+        _check_estimator(self.estimator.options)
+        warmup_steps = self.outer_optimizer.warmup_steps
+        if warmup_steps >= self.outer_steps:
+            rule = f"be less than `outer_steps` = {self.outer_steps}"
+            raise BrokenRule("outer_optimizer.warmup_steps", rule, warmup_steps)
+
+
+def _check_tasks(config: RunConfig) -> None:
+    if not config.tasks:
+        raise ConfigError(
+            "a suite must have at least one task, got none",
+            hint="add a table `[[tasks]]` with a `family` to the suite",
+        )
+    names = set()
+    for i, task in enumerate(config.tasks):
+        if task.min_steps < config.unroll.length:
+            rule = f"be at least `unroll.length` = {config.unroll.length}"
+            raise BrokenRule(f"tasks.{i}.min_steps", rule, task.min_steps)
+        if task.name in names:
+            raise BrokenRule(f"tasks.{i}.name", "be given to one task only", task.name)
+        names |= {task.name} - {None}
+
+
+def _check_estimator(options: Options) -> None:
+    """Checks what every estimator means alike; the rest is its signature's business."""
+    if "num_pairs" in options:
+        num_pairs = as_type(int, "estimator.num_pairs", options["num_pairs"])
+        if num_pairs < 1:
+            raise BrokenRule("estimator.num_pairs", "be at least 1", num_pairs)
+    if "sigma" in options:
+        sigma = as_type(float, "estimator.sigma", options["sigma"])
+        if sigma <= 0:
+            raise BrokenRule("estimator.sigma", "be positive", options["sigma"])

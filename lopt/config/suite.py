@@ -1,0 +1,183 @@
+"""A suite by name or path, and overrides, to a configuration.
+
+A Python file that a suite names is looked up beside the suite, one that an override
+names in the current folder; both are made absolute, so that a run can be resumed from
+anywhere.
+"""
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lopt.config.plain import from_dict
+from lopt.config.released import released
+from lopt.config.rules import BrokenRule
+from lopt.config.schema import RunConfig
+from lopt.errors import ConfigError, unknown_name
+
+_PYTHON_FILE = re.compile(r"(?P<file>.+\.py)(?P<factory>:\w+)?")
+
+
+def load_suite(suite: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration that a suite and overrides describe.
+
+    Args:
+      suite: a released suite's name, the path of a TOML file, or the path of a Python
+        file with a factory `task`: a suite of that one task. A path wins over a name.
+      overrides: `dotted.key=value`, the value in TOML or a bare word; the last wins.
+        Another `optimizer.name` than the suite's drops the suite's other `optimizer`
+        keys, which are options of another factory.
+
+    Raises:
+      ConfigError: an unreadable suite, an unknown key, a wrong type, a broken rule.
+    """
+    path = _find(str(suite))
+    table = _read(path)
+    _resolve(table, path.parent)
+    for override in overrides:
+        _apply(table, override)
+    _resolve(table, Path())
+    if "suite" in table:
+        known = {f.name for f in dataclasses.fields(RunConfig)} - {"suite"}
+        raise unknown_name("key", "suite", known, hint="lopt sets it by itself")
+    return from_dict({"suite": str(suite), **table})
+
+
+def python_files(config: RunConfig) -> tuple[str, ...]:
+    """The Python files that a run of this configuration would execute."""
+    named = [config.optimizer.name, config.estimator.name]
+    for task in config.tasks:
+        named += [task.file, task.family]
+    matches = [_PYTHON_FILE.fullmatch(name) for name in named if name]
+    return tuple(dict.fromkeys(m["file"] for m in matches if m))
+
+
+def check_trust(suite: str | Path, config: RunConfig, *, trust: bool = False) -> bool:
+    """Whether a run may execute the Python files that its configuration names.
+
+    A file that was given by hand, in place of a suite or in an override, is trusted. One
+    that a suite file names is not: a suite from a stranger must not run code.
+
+    Args:
+      suite: what `config` was loaded from.
+      config: what `load_suite` returned.
+      trust: whether the user trusts the suite.
+
+    Raises:
+      ConfigError: the suite names a Python file and is not trusted.
+    """
+    files = python_files(config)
+    path = _find(str(suite))
+    if trust or not files or path.suffix == ".py":
+        return trust or bool(files)
+    table = _read(path)
+    _resolve(table, path.parent)
+    for _, part, key in _names(table):
+        match = _PYTHON_FILE.fullmatch(part[key])
+        if match and match["file"] in files:
+            raise ConfigError(
+                f"suite `{suite}` would run the Python file `{match['file']}`",
+                hint="read that file; if you trust it, pass `--trust`",
+            )
+    return True
+
+
+def _find(name: str) -> Path:
+    path = Path(name)
+    if path.is_file() or path.suffix in (".toml", ".py") or len(path.parts) != 1:
+        return path
+    return released("tasks", name)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        if path.suffix == ".py":
+            return {"tasks": [{"file": path.name}]}
+        return tomllib.loads(text)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(
+            f"cannot read suite `{path}`: {reason}",
+            hint="`lopt list suites` names the released ones",
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"suite `{path}` is not a text file") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"suite `{path}` is not valid TOML: {error}") from None
+
+
+def _resolve(table: dict[str, Any], folder: Path) -> None:
+    """Makes the Python files that a suite's table names absolute, in place."""
+    for where, part, key in _names(table):
+        match = _PYTHON_FILE.fullmatch(part[key])
+        if match:
+            file = (folder / match["file"]).absolute()
+            if not file.is_file():
+                raise BrokenRule(f"{where}.{key}", "name a file that exists", part[key])
+            part[key] = f"{file}{match['factory'] or ''}"
+
+
+def _names(table: dict[str, Any]):
+    """Every place in a suite's table that may name a Python file."""
+    tasks = table.get("tasks")
+    places = [
+        ("optimizer", table.get("optimizer")),
+        ("estimator", table.get("estimator")),
+    ]
+    if isinstance(tasks, list):
+        places += [(f"tasks.{i}", task) for i, task in enumerate(tasks)]
+    for where, part in places:
+        for key in ("file", "family") if where.startswith("tasks") else ("name",):
+            if isinstance(part, dict) and isinstance(part.get(key), str):
+                yield where, part, key
+
+
+def _apply(table: dict[str, Any], override: str) -> None:
+    """Sets one `dotted.key=value` in a suite's table, in place."""
+    dotted, equals, text = override.partition("=")
+    keys = [key.strip() for key in dotted.split(".")]
+    if not equals or not all(keys):
+        raise ConfigError(
+            f"`--set` must have the form key=value, got `{override}`",
+            hint="for example `--set unroll.length=25`",
+        )
+    value = _parse(dotted.strip(), text.strip())
+    part: Any = table
+    for depth, key in enumerate(keys[:-1]):
+        place = _place(part, key, keys[: depth + 1])
+        part = part.setdefault(place, {}) if isinstance(part, dict) else part[place]
+    last = _place(part, keys[-1], keys)
+    if keys == ["optimizer", "name"] and part.get("name", "layerwise") != value:
+        part.clear()
+    part[last] = value
+
+
+def _place(part: Any, key: str, keys: list[str]) -> str | int:
+    """What indexes a table, or a list, under the last of some dotted keys."""
+    if isinstance(part, dict):
+        return key
+    if not isinstance(part, list):
+        raise BrokenRule(".".join(keys[:-1]), "be a table", part)
+    if not key.isdecimal() or int(key) >= len(part):
+        rule = f"end in a place of the list, 0 … {len(part) - 1}"
+        raise BrokenRule(".".join(keys), rule, key)
+    return int(key)
+
+
+def _parse(key: str, text: str) -> Any:
+    """A value in TOML, or a bare word as a string."""
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError) as error:
+        if not text or text[0] in "[{\"'":
+            raise BrokenRule(key, f"have a value in TOML ({error})", text) from None
+        return text
+    value = parsed.pop("value")
+    return text if parsed or not isinstance(value, _TOML) else value
+
+
+_TOML = (bool, int, float, str, list, dict)  # not dates: these are bare words

@@ -1,0 +1,183 @@
+"""Finding a factory by name, wherever a suite names one, and calling it with options.
+
+A name is a key of a registry, an installed entry point, or `path/to/file.py:factory`.
+What goes wrong in a user's file is told in one line, with that file's line number.
+"""
+
+import importlib.metadata
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lopt.config import BrokenRule
+from lopt.errors import ConfigError, LoptError, unknown_name
+
+Factory = Callable[..., Any]
+
+_FILE = re.compile(r"(?P<path>.+\.py)(:(?P<factory>\w+))?")
+
+
+def find(
+    kind: str,
+    name: str,
+    registry: Mapping[str, Factory],
+    *,
+    group: str,
+    default: str = "",
+    trust: bool = False,
+) -> Factory:
+    """The factory that a suite names.
+
+    Args:
+      kind: what the name should name, e.g. "task family".
+      name: a key of the registry, an entry point, or `path/to/file.py:factory`.
+      registry: our own factories.
+      group: the entry point group in which packages add theirs.
+      default: the factory of a file that is named without one; "": one must be named.
+      trust: whether a Python file may be run.
+
+    Raises:
+      ConfigError: an unknown name, an untrusted file, or one that cannot be run.
+    """
+    if name in registry:
+        return registry[name]
+    if match := _FILE.fullmatch(name):
+        if not trust:
+            raise ConfigError(
+                f"a suite may run a Python file only if trusted, got `{match['path']}`",
+                hint="read the file, then add `--trust`",
+            )
+        return _function(match["path"], match["factory"] or default)
+    installed = {e.name: e for e in importlib.metadata.entry_points(group=group)}
+    if name in installed:
+        return installed[name].load()
+    raise unknown_name(kind, name, {*registry, *installed})
+
+
+def call(
+    factory: Factory,
+    options: Mapping[str, Any],
+    *,
+    where: str,
+    other_keys: Iterable[str] = (),
+) -> Any:
+    """`factory(**options)`, after a look at its signature.
+
+    Args:
+      factory: what is called.
+      options: keyword arguments.
+      where: the table of the suite that the options are from, e.g. "tasks.0".
+      other_keys: keys of that table that are not options, for the nearest match.
+
+    Raises:
+      ConfigError: an unknown or a missing option, or the factory's own complaint.
+    """
+    parameters = inspect.signature(factory).parameters
+    any_option = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for option in options:
+        if option not in parameters and not any_option:
+            known = {*parameters, *other_keys}
+            raise unknown_name(f"key of `{where}`", option, known)
+    for option, parameter in parameters.items():
+        variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if parameter.default is parameter.empty and option not in options:
+            if not variadic:
+                raise ConfigError(f"`{where}.{option}` must be given, got nothing")
+    try:
+        with blaming(file_of(factory)):
+            return factory(**options)
+    except BrokenRule as error:
+        raise error.within(where) from error
+    except ConfigError as error:
+        message = f"`{where}`: {error.message}"
+        raise ConfigError(message, hint=error.hint) from error
+
+
+def file_of(factory: Factory) -> Path | None:
+    """The file to blame for what a factory does; None for lopt's own."""
+    module = inspect.getmodule(factory)
+    if module is None or module.__name__.partition(".")[0] == "lopt":
+        return None
+    return Path(inspect.getfile(module)).absolute()
+
+
+@contextmanager
+def blaming(file: Path | None) -> Iterator[None]:
+    """Turns an exception into one line about `file`; None: lets it pass.
+
+    Raises:
+      ConfigError: the file, the line where it failed, and why.
+    """
+    try:
+        yield
+    except Exception as error:
+        if file is None:
+            raise
+        line = _line(error, str(file))
+        where = f"`{file}`" + (f" line {line}" if line else "")
+        hint = error.hint if isinstance(error, LoptError) else None
+        raise ConfigError(f"{where}: {_reason(error)}", hint=hint) from error
+
+
+def _line(error: Exception, file: str) -> int | None:
+    """Number of the innermost line of a file that an exception passed through."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((f.lineno for f in reversed(frames) if f.filename == file), None)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, LoptError):
+        return error.message
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    first = message.strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def _function(path: str, name: str) -> Factory:
+    if not name:
+        hint = f"write `{path}:NAME`"
+        raise ConfigError(f"`{path}` must be given with a function's name", hint=hint)
+    try:
+        modified = Path(path).stat().st_mtime_ns
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(f"cannot read `{path}`: {reason}") from None
+    module = _load(Path(path).absolute(), modified)
+    function = getattr(module, name, None)
+    if not callable(function):
+        functions = inspect.getmembers(module, inspect.isfunction)
+        known = [n for n, f in functions if f.__module__ == module.__name__]
+        raise unknown_name(
+            f"function of `{path}`", name, known, hint=f"define `{name}` in the file"
+        )
+    return function
+
+
+@cache
+def _load(path: Path, modified: int) -> ModuleType:
+    """Runs a file as a module, once: tasks from one file then share functions."""
+    name = f"{path.stem}_{modified}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look their module up
+    sys.path.append(str(path.parent))  # for the modules beside it
+    try:
+        with blaming(path):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    finally:
+        sys.path.remove(str(path.parent))
+    return module

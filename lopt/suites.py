@@ -1,0 +1,150 @@
+"""From a suite's configuration to tasks that have been looked over.
+
+A task comes from a family of ours, from an installed package (entry points of group
+`lopt.tasks`), or from a Python file with a factory `task(**options) -> Task`. Such a
+file is run only if it is trusted: `--trust`, or given on the command line by itself.
+"""
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lopt import factories
+from lopt.base import SPLITS, ParamSpec, Split, Task
+from lopt.config import BrokenRule, RunConfig, TaskConfig
+from lopt.errors import ConfigError
+from lopt.families import FAMILIES
+
+GROUP = "lopt.tasks"
+"""The entry point group in which an installed package offers task families."""
+
+
+@dataclass(frozen=True)
+class SuiteTask:
+    """A task, and how a suite uses it.
+
+    Attributes:
+      task: the inner problem, named as in the suite.
+      weight: of its meta-gradient, relative to the other tasks'.
+      min_steps: shortest run in meta-training.
+      max_steps: longest run in meta-training.
+      num_steps: T, length of a run in evaluation.
+    """
+
+    task: Task
+    weight: float
+    min_steps: int
+    max_steps: int
+    num_steps: int
+
+
+def build_tasks(config: RunConfig, *, trust: bool = False) -> list[SuiteTask]:
+    """The tasks of a suite, in its order, each checked without compiling anything.
+
+    Args:
+      config: the suite, resolved.
+      trust: whether Python files that the suite names may be run.
+
+    Raises:
+      ConfigError: an unknown family or option, an untrusted or faulty file, a task that
+        breaks its interface.
+    """
+    tasks, names = [], set()
+    for i, entry in enumerate(config.tasks):
+        own = _is_the_suite(entry, config.suite)
+        task = _build(entry, f"tasks.{i}", trust=trust or own)
+        name = _free_name(entry.name or task.name, names)
+        names.add(name)
+        tasks.append(
+            SuiteTask(
+                task=replace(task, name=name),
+                weight=entry.weight,
+                min_steps=entry.min_steps,
+                max_steps=entry.max_steps,
+                num_steps=entry.num_steps,
+            )
+        )
+    return tasks
+
+
+def _is_the_suite(entry: TaskConfig, suite: str) -> bool:
+    """Whether a task's file is what was given on the command line as the suite."""
+    given = Path(suite).absolute()
+    return entry.file is not None and Path(entry.file).absolute() == given
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """`name`, numbered if another task has it: results are kept by name."""
+    candidates = [name, *(f"{name}-{i}" for i in range(2, len(taken) + 2))]
+    return next(c for c in candidates if c not in taken)
+
+
+def _build(entry: TaskConfig, where: str, *, trust: bool) -> Task:
+    if entry.file and not re.search(r"\.py(:\w+)?$", entry.file):
+        raise BrokenRule(f"{where}.file", "name a Python file", entry.file)
+    factory = factories.find(
+        "task family",
+        entry.file or entry.family or "",
+        FAMILIES,
+        group=GROUP,
+        default="task",
+        trust=trust,
+    )
+    keys = [field.name for field in dataclasses.fields(TaskConfig)]
+    task = factories.call(factory, entry.options, where=where, other_keys=keys)
+    if not isinstance(task, Task):
+        kind = type(task).__name__
+        raise ConfigError(f"`{where}`: its factory must return a `Task`, got `{kind}`")
+    with factories.blaming(factories.file_of(factory)):
+        complaint = _complaint(task)
+    if complaint:
+        raise ConfigError(f"`{where}`: task `{task.name}` {complaint}")
+    return task
+
+
+def _complaint(task: Task) -> str | None:
+    """What of its interface a task breaks, found from shapes alone; None if nothing."""
+    if not 0 < task.loss_bound < math.inf:
+        return f"must have a positive, finite `loss_bound`, got {task.loss_bound}"
+    key = jax.random.key(0)
+    params, model_state = jax.eval_shape(task.init, key, task.data)
+    if jax.tree.structure(task.specs) != jax.tree.structure(params):
+        return "must have in `specs` one `ParamSpec` for each parameter"
+    for spec, param in zip(*map(jax.tree.leaves, (task.specs, params)), strict=True):
+        if not isinstance(spec, ParamSpec) or spec.shape != param.shape:
+            return f"must have a `ParamSpec` of shape {param.shape}, got {spec}"
+    for split in SPLITS:
+        for batch in _batches(task, split):
+            result = jax.eval_shape(task.loss, params, model_state, batch, key)
+            if complaint := _complaint_of_loss(result, model_state):
+                return complaint
+    return None
+
+
+def _batches(task: Task, split: Split) -> tuple[Any, Any]:
+    key = jax.random.key(0)
+    batch = jax.eval_shape(lambda k, d: task.batch(k, d, split), key, task.data)
+    return batch, jax.eval_shape(lambda d: task.eval_batch(d, split), task.data)
+
+
+def _complaint_of_loss(result: Any, model_state: Any) -> str | None:
+    match result:
+        case (loss, (new_state, dict() as metrics)):
+            if loss.shape or not jnp.issubdtype(loss.dtype, jnp.floating):
+                return f"must have a scalar loss, got {loss.dtype}{list(loss.shape)}"
+            if any(jax.tree.leaves(jax.tree.map(jnp.ndim, metrics))):
+                return f"must have metrics that are scalars, got {metrics}"
+            if _shapes(new_state) != _shapes(model_state):
+                return "must return a model state of the shapes it was given"
+            return None
+    return "must have a `loss` that returns `(loss, (model_state, metrics))`"
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.structure(tree), [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]

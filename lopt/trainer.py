@@ -1,0 +1,266 @@
+"""The outer loop: estimate on every group of tasks, average, update theta. No I/O.
+
+Tasks that share functions, specs, data shapes and run lengths form a `TaskGroup`: their
+data are stacked and one compiled program serves all of them, vmapped over tasks, pairs
+and signs. Pairs are sharded over the devices there are, so that two CPU cores or eight
+accelerators run them side by side.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lopt.base import (
+    Array,
+    Data,
+    EstimatorState,
+    GradientEstimator,
+    LearnedOptimizer,
+    MetaGradient,
+    MetaParams,
+    PRNGKey,
+    Task,
+)
+from lopt.suites import SuiteTask
+
+
+class TrainState(NamedTuple):
+    """Everything that resuming needs, bit for bit."""
+
+    theta: MetaParams
+    outer_opt_state: optax.OptState
+    estimator_states: tuple[EstimatorState, ...]  # one a group, leaves [tasks, N, ...]
+    step: Array  # shape=[], int32: outer steps taken
+    key: PRNGKey
+
+
+class Metrics(NamedTuple):
+    """What one outer step reports; device arrays."""
+
+    loss: Array  # shape=[], the weighted mean meta-loss
+    task_losses: Array  # shape=[tasks], in the order of `Trainer.task_names`
+    grad_norm: Array  # shape=[]
+    num_diverged: Array  # shape=[], int32: inner runs
+    skipped: Array  # shape=[], bool: a non-finite update, not applied to theta
+
+
+@dataclass(frozen=True)
+class TaskGroup:
+    """Tasks that share one compiled program.
+
+    Attributes:
+      task: stands for all of them; its own data are not used.
+      names: of the tasks.
+      data: leaves [tasks, ...].
+      weights: of the tasks in the meta-loss; over all groups they sum to one.
+      estimator: for one task.
+    """
+
+    task: Task
+    names: tuple[str, ...]
+    data: Data
+    weights: tuple[float, ...]
+    estimator: GradientEstimator
+
+
+def group_tasks(
+    tasks: Sequence[SuiteTask],
+    make_estimator: Callable[[SuiteTask], GradientEstimator],
+) -> tuple[TaskGroup, ...]:
+    """Tasks grouped by what their compiled program depends on."""
+    total = sum(entry.weight for entry in tasks)
+    members: dict[tuple, list[SuiteTask]] = {}
+    for entry in tasks:
+        members.setdefault(_program_key(entry), []).append(entry)
+    return tuple(
+        TaskGroup(
+            task=group[0].task,
+            names=tuple(entry.task.name for entry in group),
+            data=jax.tree.map(
+                lambda *xs: jnp.stack(xs), *[entry.task.data for entry in group]
+            ),
+            weights=tuple(entry.weight / total for entry in group),
+            estimator=make_estimator(group[0]),
+        )
+        for group in members.values()
+    )
+
+
+def _program_key(entry: SuiteTask) -> tuple:
+    task = entry.task
+    specs, specs_def = jax.tree.flatten(task.specs)
+    data, data_def = jax.tree.flatten(task.data)
+    shapes = tuple((x.shape, str(x.dtype)) for x in data)
+    functions = (task.init, task.batch, task.eval_batch, task.loss)
+    lengths = (entry.min_steps, entry.max_steps)
+    bound = task.loss_bound
+    return (functions, tuple(specs), specs_def, shapes, data_def, lengths, bound)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Meta-trains an optimizer on groups of tasks.
+
+    Attributes:
+      lopt: what is trained.
+      groups: on which tasks, with their estimators.
+      outer_optimizer: of theta.
+    """
+
+    lopt: LearnedOptimizer
+    groups: tuple[TaskGroup, ...]
+    outer_optimizer: optax.GradientTransformation
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Names of all tasks, in the order of `Metrics.task_losses`."""
+        return tuple(name for group in self.groups for name in group.names)
+
+    @property
+    def steps_per_call(self) -> int:
+        """Inner steps in one outer step, all tasks and particles together."""
+        return sum(g.estimator.steps_per_call * len(g.names) for g in self.groups)
+
+    @property
+    def datas(self) -> tuple[Data, ...]:
+        """Each group's data: the last argument of `step`."""
+        return tuple(group.data for group in self.groups)
+
+    def init(self, key: PRNGKey, theta: MetaParams | None = None) -> TrainState:
+        """The state before the first outer step, from given meta-parameters or new."""
+        theta_key, estimator_key, key = jax.random.split(key, 3)
+        theta = self.lopt.init(theta_key) if theta is None else theta
+        theta = jax.tree.map(jnp.asarray, theta)
+        keys = jax.random.split(estimator_key, max(len(self.groups), 1))
+        states = tuple(
+            _over_tasks(group.estimator.init, group)(theta, k, group.data)
+            for group, k in zip(self.groups, keys, strict=False)
+        )
+        outer_opt_state = self.outer_optimizer.init(theta)
+        step = jnp.zeros((), jnp.int32)
+        return self.place(TrainState(theta, outer_opt_state, states, step, key))
+
+    def step(
+        self, state: TrainState, datas: tuple[Data, ...]
+    ) -> tuple[TrainState, Metrics]:
+        """One outer step; pure."""
+        keys = jax.random.split(state.key, len(self.groups) + 1)
+        results = [
+            self._estimate(i, state.theta, state.estimator_states[i], keys[i], datas[i])
+            for i in range(len(self.groups))
+        ]
+        return self._update(state, keys[-1], results)
+
+    def compile(
+        self, state: TrainState, on_group: Callable[[int, int], None] | None = None
+    ) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
+        """`step` as compiled programs: one a group, side by side, and one for theta.
+
+        Args:
+          state: of the shapes to compile for.
+          on_group: called with (programs finished, programs in all).
+
+        Returns:
+          `state -> (state, metrics)`. The particles of its argument are donated.
+        """
+        lowered = []
+        for i, group in enumerate(self.groups):
+            states = state.estimator_states[i]
+            shardings = jax.tree.map(lambda x: x.sharding, states)
+            program = jax.jit(
+                lambda theta, states, key, data, i=i: self._estimate(
+                    i, theta, states, key, data
+                ),
+                out_shardings=((None, shardings)),
+                donate_argnums=1,
+            )
+            lowered.append(program.lower(state.theta, states, state.key, group.data))
+        programs: list = []
+        with ThreadPoolExecutor() as pool:
+            for program in pool.map(lambda low: low.compile(), lowered):
+                programs.append(program)
+                if on_group is not None:
+                    on_group(len(programs), len(lowered))
+        split = jax.jit(lambda key: tuple(jax.random.split(key, len(self.groups) + 1)))
+        update = jax.jit(self._update)
+
+        def step(state: TrainState) -> tuple[TrainState, Metrics]:
+            keys = split(state.key)
+            results = [
+                program(state.theta, states, key, group.data)
+                for program, states, key, group in zip(
+                    programs, state.estimator_states, keys, self.groups, strict=False
+                )
+            ]
+            return update(state, keys[-1], results)
+
+        return step
+
+    def place(self, state: TrainState) -> TrainState:
+        """The state on the devices there are: pairs shared out, the rest on each."""
+        num_pairs = [jax.tree.leaves(s)[0].shape[1] for s in state.estimator_states]
+        num_devices = math.gcd(len(jax.devices()), *num_pairs)
+        mesh = Mesh(jax.devices()[:num_devices], ("pairs",))
+        shared, replicated = (
+            NamedSharding(mesh, spec) for spec in (P(None, "pairs"), P())
+        )
+        states = jax.device_put(state.estimator_states, shared)
+        rest = jax.device_put(state._replace(estimator_states=()), replicated)
+        return rest._replace(estimator_states=states)
+
+    def _estimate(self, i: int, theta, states, key, data):
+        """The weighted mean meta-gradient of a group, task losses, and new particles."""
+        group = self.groups[i]
+        estimate = _over_tasks(group.estimator.estimate, group)
+        result, states = estimate(theta, states, key, data)
+        weights = jnp.asarray(group.weights)
+        grad = jax.tree.map(lambda g: jnp.tensordot(weights, g, axes=1), result.grad)
+        num_diverged = jnp.sum(result.num_diverged)
+        return MetaGradient(grad, result.loss, num_diverged), states
+
+    def _update(self, state: TrainState, key: PRNGKey, results):
+        grads = [result.grad for result, _ in results]
+        grad = jax.tree.map(lambda *g: sum(g), *grads)
+        losses = jnp.concatenate([result.loss for result, _ in results])
+        weights = jnp.asarray([w for group in self.groups for w in group.weights])
+        updates, opt_state = self.outer_optimizer.update(
+            grad, state.outer_opt_state, state.theta
+        )
+        finite = jnp.all(
+            jnp.asarray([jnp.all(jnp.isfinite(u)) for u in jax.tree.leaves(updates)])
+        )
+        theta = optax.apply_updates(state.theta, updates)
+        theta, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (theta, opt_state),
+            (state.theta, state.outer_opt_state),
+        )
+        metrics = Metrics(
+            loss=jnp.sum(weights * losses),
+            task_losses=losses,
+            grad_norm=optax.tree.norm(grad),
+            num_diverged=sum(result.num_diverged for result, _ in results),
+            skipped=~finite,
+        )
+        states = tuple(states for _, states in results)
+        return TrainState(theta, opt_state, states, state.step + 1, key), metrics
+
+
+def _over_tasks(function, group: TaskGroup):
+    """`(theta, ..., key, data)` for one task -> for the stacked tasks of a group."""
+
+    def over(theta, *args):
+        *rest, key, data = args
+        keys = jax.random.split(key, len(group.names))
+        axes = (None, *[0] * (len(rest) + 2))
+        return jax.vmap(function, in_axes=axes)(theta, *rest, keys, data)
+
+    return over

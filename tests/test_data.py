@@ -1,0 +1,136 @@
+"""Splits that do not leak, statistics of the train split alone, uniform minibatches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lopt import data
+from lopt.base import SPLITS
+from lopt.errors import ConfigError
+
+NUM_CLASSES = {"digits": 10, "patches": 6, "breast_cancer": 2, "wine": 3, "iris": 3}
+
+
+@pytest.mark.parametrize("name", data.DATASETS)
+def test_examples(name):
+    splits = data.dataset(name)
+    assert tuple(splits) == SPLITS
+    for (x, y), most in zip(splits.values(), data.MAX_SIZES, strict=True):
+        assert x.dtype == jnp.float32 and y.dtype == jnp.int32
+        assert 0 < len(x) == len(y) <= most
+        assert set(np.unique(y)) == set(range(NUM_CLASSES[name]))
+        assert np.isfinite(x).all()
+
+
+def test_sizes_are_the_stated_fractions():
+    sizes = [len(y) for _, y in data.dataset("digits").values()]
+    assert sizes == [988, 270, 269, 270]
+
+
+@pytest.mark.parametrize("name", data.DATASETS)
+def test_train_split_is_centered_with_unit_rms(name):
+    x, _ = data.dataset(name)["train"]
+    assert np.abs(x.mean(axis=0)).max() < 0.1  # patches: centered before they are capped
+    assert np.sqrt((x**2).mean()) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["breast_cancer", "wine", "iris"])
+def test_columns_of_tables_have_scales_of_their_own(name):
+    x, _ = data.dataset(name)["train"]
+    np.testing.assert_allclose(np.sqrt((x**2).mean(axis=0)), 1, rtol=1e-4)
+
+
+def test_other_splits_do_not_touch_the_statistics(monkeypatch):
+    """Scaling test examples by 1000 must leave every other split as it was."""
+    raw = data.DATASETS["digits"]()
+    test = data._split(raw.group)[3]
+    x = raw.x.copy()
+    x[test] *= 1000
+    poisoned = data._Raw(x, raw.y, raw.group, raw.is_image)
+    monkeypatch.setitem(data.DATASETS, "poisoned", lambda: poisoned)
+    clean, dirty = data.dataset("digits"), data.dataset("poisoned")
+    for split in ("train", "meta", "valid"):
+        np.testing.assert_array_equal(clean[split][0], dirty[split][0])
+    assert np.abs(dirty["test"][0]).max() > 100 * np.abs(clean["test"][0]).max()
+
+
+@pytest.mark.parametrize("name", data.DATASETS)
+def test_no_example_and_no_group_is_in_two_splits(name):
+    group = data.DATASETS[name]().group
+    indices = data._split(group)
+    everything = np.concatenate(indices)
+    assert len(np.unique(everything)) == len(everything)
+    for i, one in enumerate(indices):
+        for other in indices[:i]:
+            assert not set(group[one]) & set(group[other])
+
+
+def test_split_is_fixed_forever():
+    """The first examples of each split, as they were when the rule was made."""
+    indices = data._split(np.arange(1797))
+    first = [
+        [1124, 1422, 1081],
+        [1325, 1137, 1546],
+        [750, 1053, 1503],
+        [555, 324, 1485],
+    ]
+    assert [list(i[:3]) for i in indices] == first
+
+
+def test_patches_are_from_where_their_class_says():
+    raw = data._patches()
+    photo, third = raw.y // 3, raw.y % 3
+    assert np.bincount(raw.y).min() > 1300
+    for p in (0, 1):
+        # Patches come row by row, so thirds come in order.
+        assert (np.diff(third[photo == p]) >= 0).all()
+    assert raw.x.shape == (2 * 53 * 80, 48)
+
+
+def test_patches_average_two_by_two_pixels():
+    from sklearn.datasets import load_sample_images
+
+    image = load_sample_images().images[1].astype(float)
+    tile = image[8:16, 24:32]  # second row of patches, fourth column
+    expected = [
+        tile[2 * i : 2 * i + 2, 2 * j : 2 * j + 2, c].mean()
+        for i in range(4)
+        for j in range(4)
+        for c in range(3)
+    ]
+    patch = data._patches().x[53 * 80 + 80 + 3]
+    np.testing.assert_allclose(patch, expected)
+
+
+def test_datasets_are_cached_and_callers_cannot_change_them():
+    first = data.dataset("wine")
+    x = first["train"][0]
+    first["train"] = None
+    assert data.dataset("wine")["train"][0] is x
+
+
+def test_unknown_dataset_is_met_with_the_nearest():
+    with pytest.raises(ConfigError, match="unknown dataset `digit`") as error:
+        data.dataset("digit")
+    assert error.value.hint == "did you mean `digits`?"
+
+
+def test_batches_are_uniform_with_replacement(key):
+    examples = (jnp.arange(10.0)[:, None], jnp.arange(10))
+    x, y = data.sample_batch(key, examples, 10_000)
+    np.testing.assert_array_equal(x[:, 0], y)
+    counts = np.bincount(y, minlength=10)
+    # Chi-squared with 9 degrees of freedom; 27.9 is exceeded once in a thousand seeds.
+    assert ((counts - 1000) ** 2 / 1000).sum() < 27.9
+
+
+def test_batches_depend_on_the_key_alone(key):
+    examples = data.dataset("iris")["train"]
+    keys = jax.random.split(key, 4)
+    together = jax.vmap(lambda k: data.sample_batch(k, examples, 5))(keys)
+    one_by_one = [data.sample_batch(k, examples, 5) for k in keys]
+    for i, (x, y) in enumerate(one_by_one):
+        np.testing.assert_array_equal(together[0][i], x)
+        np.testing.assert_array_equal(together[1][i], y)
+    assert len({tuple(np.asarray(x[:, 0])) for x, _ in one_by_one}) == 4

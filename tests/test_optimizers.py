@@ -1,0 +1,242 @@
+"""The contract of every learned optimizer, over the registry and over variants."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lopt import mup, packing
+from lopt.bases import BASES, orthogonalize
+from lopt.optimizers import OPTIMIZERS
+from lopt.optimizers.layerwise import layerwise
+
+VARIANTS = {
+    **{name: factory for name, factory in OPTIMIZERS.items()},
+    "layerwise-linear": lambda: layerwise(hidden_sizes=()),
+    **{f"layerwise-{b}": lambda b=b: layerwise(bases=("adam", b)) for b in BASES},
+}
+
+TREES = {
+    "scalar": {"s": ()},
+    "vectors": {"a": (5,), "b": (1,)},
+    "matrices": {"tall": (6, 3), "wide": (2, 7), "square": (4, 4), "other": (4, 4)},
+    "convolution": {"kernel": (3, 3, 2, 5), "bias": (5,)},
+    "zero-size": {"none": (0, 3), "w": (2, 2)},
+    "empty": {},
+}
+
+
+def perturbed_theta(lopt, key):
+    theta = lopt.init(key)
+    leaves, treedef = jax.tree.flatten(theta)
+    keys = jax.random.split(key, len(leaves))
+    noisy = [
+        x + 0.1 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, noisy)
+
+
+def random_tree(shapes, key, dtype=jnp.float32):
+    keys = jax.random.split(key, max(len(shapes), 1))
+    return {
+        name: jax.random.normal(k, shape).astype(dtype)
+        for (name, shape), k in zip(sorted(shapes.items()), keys, strict=False)
+    }
+
+
+def run(optimizer, params, key, num_steps=3, jit=True):
+    """Parameters after some steps with random gradients."""
+    state = optimizer.init(params)
+    update = jax.jit(optimizer.update) if jit else optimizer.update
+    for i in range(num_steps):
+        shapes = {name: p.shape for name, p in params.items()}
+        grads = random_tree(shapes, jax.random.fold_in(key, i))
+        grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
+        updates, state = update(grads, state, params, value=jnp.float32(1.0 + i))
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("shapes", TREES.values(), ids=TREES)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_any_tree_keeps_shapes_and_dtypes(name, shapes, dtype, key):
+    lopt = VARIANTS[name]()
+    optimizer = lopt.opt_fn(perturbed_theta(lopt, key), num_steps=10)
+    params = random_tree(shapes, key, dtype)
+    after = run(optimizer, params, key)
+    assert jax.tree.structure(after) == jax.tree.structure(params)
+    for p, q in zip(jax.tree.leaves(params), jax.tree.leaves(after), strict=True):
+        assert p.shape == q.shape and p.dtype == q.dtype
+        assert np.all(np.isfinite(np.asarray(q, np.float32)))
+        assert p.size == 0 or np.any(np.asarray(p) != np.asarray(q))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_one_trace_unknown_arguments_and_composition(name, key):
+    lopt = VARIANTS[name]()
+    traces = []
+    params = random_tree(TREES["matrices"], key)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        lopt.opt_fn(perturbed_theta(lopt, key), num_steps=10),
+        optax.scale(0.5),
+    )
+
+    @jax.jit
+    def step(params, state, grads):
+        traces.append(1)
+        updates, state = optimizer.update(
+            grads, state, params, value=jnp.float32(1.0), unheard_of=3
+        )
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.init(params)
+    for _ in range(3):
+        params, state = step(params, state, params)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_jit_and_vmap_change_nothing(name, key):
+    lopt = VARIANTS[name]()
+    theta = perturbed_theta(lopt, key)
+    params = random_tree(TREES["matrices"], key)
+
+    def train(theta, params, jit):
+        return run(lopt.opt_fn(theta, num_steps=10), params, key, jit=jit)
+
+    plain = train(theta, params, False)
+    jitted = train(theta, params, True)
+    both = jax.tree.map(lambda x: jnp.stack([x, x]), (theta, params))
+    mapped = jax.vmap(lambda t, p: train(t, p, False))(*both)
+    for a, b, c in zip(*map(jax.tree.leaves, (plain, jitted, mapped)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+        np.testing.assert_allclose(a, c[1], rtol=2e-4, atol=2e-5)
+
+
+def test_layerwise_starts_from_its_prior(key):
+    """Fresh theta: -λ₀ (Σ μ d̂ + ω φ), spelled out in numpy for a vector and a matrix."""
+    lopt = layerwise(bases=("muon", "adam"))
+    params = random_tree({"v": (4,), "w": (3, 5)}, key)
+    grads = random_tree({"v": (4,), "w": (3, 5)}, jax.random.fold_in(key, 1))
+    optimizer = lopt.opt_fn(lopt.init(key), num_steps=100)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params, value=1.0)
+    v, w = np.asarray(grads["v"]), np.asarray(grads["w"])
+    # Adam's first direction is the sign; the prior's first step size is 0.04.
+    np.testing.assert_allclose(updates["v"], -0.04 * np.sign(v), rtol=1e-4)
+    orthogonal = np.asarray(orthogonalize(jnp.asarray(w))) * np.sqrt(5)
+    mu = np.exp(4.0) / (np.exp(4.0) + np.exp(2.0))
+    mixed = mu * orthogonal + (1 - mu) * np.sign(w) + 2.5 * np.asarray(params["w"])
+    np.testing.assert_allclose(updates["w"], -0.04 * mixed, rtol=1e-3, atol=1e-6)
+
+
+def test_layerwise_says_what_is_missing(key):
+    lopt = layerwise()
+    theta = lopt.init(key)
+    params = {"w": jnp.ones((2, 2))}
+    with pytest.raises(TypeError, match="num_steps"):
+        lopt.opt_fn(theta)
+    optimizer = lopt.opt_fn(theta, num_steps=10)
+    state = optimizer.init(params)
+    with pytest.raises(TypeError, match="value"):
+        optimizer.update(params, state, params)
+    with pytest.raises(ValueError, match="parameters"):
+        optimizer.update(params, state, value=1.0)
+    with pytest.raises(ValueError, match=r"`w` has shape \(3, 2\)"):
+        specs = mup.infer_specs(params)
+        lopt.opt_fn(theta, num_steps=10, specs=specs).init({"w": jnp.ones((3, 2))})
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"bases": ("adan",)}, "adan"),
+        ({"bases": ("muon",)}, "vectors"),
+        ({"embedding_size": 2}, "num_tensors"),
+    ],
+)
+def test_layerwise_refuses_options(options, words):
+    with pytest.raises(ValueError, match=words):
+        layerwise(**options)
+
+
+def test_embedding_is_by_tensor_in_tree_order(key):
+    """Changing one row of the embedding changes that tensor's update alone."""
+    lopt = layerwise(embedding_size=2, num_tensors=3, hidden_sizes=())
+    params = random_tree({"a": (2, 3), "b": (3,), "c": (2, 3)}, key)
+    theta = perturbed_theta(lopt, key)
+    before = run(lopt.opt_fn(theta, num_steps=10), params, key, 1)
+    theta["embedding"] = theta["embedding"].at[1].add(1.0)
+    after = run(lopt.opt_fn(theta, num_steps=10), params, key, 1)
+    changed = [name for name in params if np.any(before[name] != after[name])]
+    assert changed == ["b"]
+    with pytest.raises(ValueError, match="3 tensors"):
+        run(lopt.opt_fn(theta, num_steps=10), {"a": params["a"]}, key)
+
+
+def test_updates_do_not_depend_on_the_scale_of_loss_and_gradient(key):
+    """Scale-free inputs and normalized directions: g -> 100 g, loss -> 100 loss."""
+    lopt = layerwise(bases=("muon", "adam", "lion", "sgd"))
+    optimizer = lopt.opt_fn(perturbed_theta(lopt, key), num_steps=10)
+    params = random_tree(TREES["matrices"], key)
+    ends = []
+    for scale in (1.0, 100.0):
+        p, state = params, optimizer.init(params)
+        for i in range(3):
+            g = random_tree(TREES["matrices"], jax.random.fold_in(key, i))
+            g = jax.tree.map(lambda x, s=scale: s * x, g)
+            updates, state = optimizer.update(g, state, p, value=scale * (2.0 - 0.1 * i))
+            p = optax.apply_updates(p, updates)
+        ends.append(p)
+    for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (3, 6), (5, 5), (2, 4, 3)])
+def test_orthogonalize_has_unit_singular_values(shape, key):
+    x = orthogonalize(jax.random.normal(key, shape))
+    values = np.linalg.svd(np.asarray(x), compute_uv=False)
+    assert np.all(values > 0.6) and np.all(values < 1.3)
+
+
+def test_orthogonalize_agrees_with_optax(key):
+    from optax.contrib import _muon
+
+    x = jax.random.normal(key, (7, 4))
+    coefficients = jnp.asarray([3.4445, -4.7750, 2.0315])
+    reference = _muon.orthogonalize_via_newton_schulz(x, coefficients)
+    np.testing.assert_allclose(orthogonalize(x), reference, rtol=1e-4, atol=1e-5)
+
+
+def test_packing_round_trip_and_sums(key):
+    params = random_tree({**TREES["matrices"], **TREES["convolution"], "s": ()}, key)
+    pack = packing.packing(mup.infer_specs(params))
+    stacks = pack.pack(params)
+    back = pack.unpack(stacks, params)
+    assert jax.tree.all(jax.tree.map(lambda a, b: jnp.array_equal(a, b), params, back))
+    leaves = jax.tree.leaves(params)
+    order = [i for group in pack.groups for i in group]
+    expected = [float(jnp.sum(leaves[i])) for i in order]
+    np.testing.assert_allclose(pack.sums(stacks), expected, rtol=1e-4, atol=1e-5)
+    ones = pack.spread(jnp.arange(float(len(leaves))))
+    scaled = pack.unpack(
+        tuple(s * jnp.ones_like(x) for s, x in zip(ones, stacks, strict=True)), params
+    )
+    for rank, i in enumerate(order):
+        np.testing.assert_array_equal(jax.tree.leaves(scaled)[i], float(rank))
+
+
+def test_matrices_follow_the_axes_of_the_spec(key):
+    """A convolution's matrix is [fan_in, fan_out], whatever the layout."""
+    kernel = jax.random.normal(key, (1, 3, 3, 2, 5))
+    spec = mup.infer_specs({"k": kernel[0]})["k"]
+    matrix = packing.as_matrices(kernel, spec)
+    np.testing.assert_array_equal(matrix[0], np.asarray(kernel[0]).reshape(18, 5))
+    np.testing.assert_array_equal(packing.from_matrices(matrix, spec), kernel)
+    oihw = type(spec)(role="hidden", shape=(5, 2, 3, 3), in_axes=(1, 2, 3), out_axes=(0,))
+    turned = jnp.transpose(kernel, (0, 4, 3, 1, 2))
+    matrix = packing.as_matrices(turned, oihw)
+    assert matrix.shape == (1, 18, 5)
+    np.testing.assert_array_equal(packing.from_matrices(matrix, oihw), turned)

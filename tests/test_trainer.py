@@ -1,0 +1,195 @@
+"""The outer loop: determinism, grouping, sharding, lowering, and that it learns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from problems import quadratic
+from test_estimators import learnable_sgd
+
+from lopt.base import GradientEstimator, MetaGradient
+from lopt.estimators import ESTIMATORS
+from lopt.families.mlp import mlp
+from lopt.optimizers.layerwise import layerwise
+from lopt.suites import SuiteTask
+from lopt.trainer import Trainer, group_tasks
+from lopt.unroll import unroll
+
+
+def make_trainer(lopt, tasks, *, estimator="nres", num_pairs=4, rate=1e-2, **options):
+    options = {"length": 4, "meta_every": 2} | options
+
+    def make_estimator(entry):
+        inner = unroll(
+            entry.task,
+            lopt,
+            min_steps=entry.min_steps,
+            max_steps=entry.max_steps,
+            **options,
+        )
+        return ESTIMATORS[estimator](inner, num_pairs=num_pairs, sigma=0.05)
+
+    return Trainer(lopt, group_tasks(tasks, make_estimator), optax.adam(rate))
+
+
+def entry(task, weight=1.0, min_steps=8, max_steps=16):
+    return SuiteTask(
+        task=task, weight=weight, min_steps=min_steps, max_steps=max_steps, num_steps=16
+    )
+
+
+def small_mlp(**options):
+    return mlp(**({"width": 4, "depth": 1, "batch_size": 4} | options))
+
+
+def leaves_equal(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_array_equal(x, y)
+
+
+def advance(trainer, state, num_steps):
+    step = trainer.compile(state)
+    for _ in range(num_steps):
+        state, metrics = step(state)
+    return state, metrics
+
+
+def test_same_seed_same_bits_and_a_restored_state_continues(key):
+    trainer = make_trainer(layerwise(hidden_sizes=()), [entry(small_mlp())])
+    straight, _ = advance(trainer, trainer.init(key), 4)
+    half, _ = advance(trainer, trainer.init(key), 2)
+    on_host = jax.tree.map(
+        lambda x: x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x),
+        half,
+    )
+    again, _ = advance(trainer, trainer.place(on_host), 2)
+    leaves_equal(straight, again)
+
+
+def test_compiled_step_is_the_pure_step(key):
+    tasks = [entry(small_mlp()), entry(small_mlp(width=6)), entry(quadratic())]
+    trainer = make_trainer(learnable_sgd_any(), tasks)
+    state = trainer.init(key)
+    pure, pure_metrics = trainer.step(state, trainer.datas)
+    state, metrics = advance(trainer, state, 1)
+    for a, b in zip(jax.tree.leaves(pure.theta), jax.tree.leaves(state.theta), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4)
+    np.testing.assert_allclose(pure_metrics.task_losses, metrics.task_losses, rtol=1e-4)
+
+
+def learnable_sgd_any():
+    """`learnable_sgd` with one rate for parameters of any shape."""
+    two = learnable_sgd(0.1)
+
+    def opt_fn(theta, *, specs=None, num_steps=None):
+        del specs, num_steps
+        rate = jnp.exp(theta["log_rate"][0])
+        return optax.with_extra_args_support(optax.scale(-rate))
+
+    return type(two)(two.init, opt_fn)
+
+
+def test_pairs_are_shared_over_devices_without_changing_the_result(key):
+    assert len(jax.devices()) == 2, "conftest asks for two host devices"
+    lopt = layerwise(hidden_sizes=())
+    even = make_trainer(lopt, [entry(small_mlp())], num_pairs=4)
+    state = even.init(key)
+    sharding = jax.tree.leaves(state.estimator_states)[0].sharding
+    assert len(sharding.device_set) == 2 and not sharding.is_fully_replicated
+    one = jax.device_put(state, jax.devices()[0])
+    two_after, two = advance(even, state, 1)
+    one_after, alone = advance(even, one, 1)
+    np.testing.assert_allclose(two.loss, alone.loss, rtol=1e-5)
+    np.testing.assert_allclose(two.grad_norm, alone.grad_norm, rtol=1e-3)
+    shared = jax.tree.leaves(two_after.estimator_states)[0].sharding
+    assert not shared.is_fully_replicated
+    odd = make_trainer(lopt, [entry(small_mlp())], num_pairs=3)
+    advance(odd, odd.init(key), 1)
+    del one_after
+
+
+def test_tasks_of_one_shape_share_a_group_and_weights_sum_to_one():
+    tasks = [
+        entry(small_mlp(), weight=1.0),
+        entry(small_mlp(width=6), weight=2.0),
+        entry(small_mlp(), weight=3.0),
+        entry(small_mlp(), weight=2.0, max_steps=24),
+    ]
+    trainer = make_trainer(layerwise(hidden_sizes=()), tasks)
+    assert [len(group.names) for group in trainer.groups] == [2, 1, 1]
+    assert [group.weights for group in trainer.groups] == [
+        (0.125, 0.375), (0.25,), (0.25,),
+    ]  # fmt: skip
+    assert trainer.steps_per_call == 4 * (2 * 4 * 4)
+
+
+def test_the_mixture_weighs_tasks(key):
+    """The gradient of a mixture is the weighted mean of its tasks' gradients."""
+    curvatures = ((0.5, 1.0), (3.0, 1.0))
+
+    def gradient(*weights):
+        tasks = [
+            entry(quadratic(curvature=c), weight, min_steps=4, max_steps=4)
+            for c, weight in zip(curvatures, weights, strict=True)
+        ]
+        trainer = make_trainer(learnable_sgd(), tasks, estimator="es", num_pairs=2)
+        state = trainer.init(key)
+        (states,), (data,) = state.estimator_states, trainer.datas
+        result, _ = trainer._estimate(0, state.theta, states, key, data)
+        return result.grad["log_rate"]
+
+    first, second = gradient(1.0, 1e-9), gradient(1e-9, 1.0)
+    np.testing.assert_allclose(
+        gradient(1.0, 3.0), 0.25 * first + 0.75 * second, rtol=1e-4
+    )
+    assert np.all(np.abs(first - second) > 1e-4)
+
+
+def test_meta_training_improves_a_bad_start(key):
+    lopt = learnable_sgd(rate=0.01)
+    task = quadratic(curvature=(0.5, 2.0))
+    trainer = make_trainer(
+        lopt, [entry(task)], rate=0.1, num_pairs=16, meta_transform="raw"
+    )
+    state = trainer.init(key)
+    step = trainer.compile(state)
+    losses = []
+    for _ in range(60):
+        state, metrics = step(state)
+        losses.append(float(metrics.loss))
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+    assert np.all(np.exp(state.theta["log_rate"]) > 0.1)
+
+
+def test_theta_never_receives_a_non_finite_update(key):
+    def estimate(theta, state, key, data):
+        grad = jax.tree.map(lambda t: jnp.full_like(t, jnp.nan), theta)
+        return MetaGradient(grad, jnp.float32(0.0), jnp.int32(0)), state
+
+    estimator = GradientEstimator(lambda *_: jnp.zeros((2,)), estimate, 1)
+    groups = group_tasks([entry(quadratic())], lambda _: estimator)
+    trainer = Trainer(learnable_sgd(), groups, optax.adam(0.1))
+    before = trainer.init(key)
+    theta, outer = jax.tree.map(np.asarray, (before.theta, before.outer_opt_state))
+    after, metrics = advance(trainer, before, 2)
+    leaves_equal((theta, outer), (after.theta, after.outer_opt_state))
+    assert bool(metrics.skipped) and int(after.step) == 2
+
+
+def test_given_meta_parameters_are_the_start(key):
+    trainer = make_trainer(learnable_sgd(), [entry(quadratic(curvature=(1.0, 2.0)))])
+    state = trainer.init(key, {"log_rate": np.asarray([1.0, 2.0], np.float32)})
+    np.testing.assert_array_equal(state.theta["log_rate"], [1.0, 2.0])
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_the_outer_step_lowers_for_accelerators(platform, key):
+    trainer = make_trainer(layerwise(), [entry(small_mlp())], estimator="pes")
+    state = jax.device_put(trainer.init(key), jax.devices()[0])
+    exported = jax.export.export(jax.jit(trainer.step), platforms=[platform])(
+        state, trainer.datas
+    )
+    assert exported.platforms == (platform,)
