@@ -82,9 +82,7 @@ def test_every_lane_has_its_own_theta_under_vmap_and_scan(lopt):
     params, grads = tree(0), tree(1)
     thetas = jax.vmap(lopt.init)(jax.random.split(jax.random.key(2), 3))
     noise = jnp.array([0.0, 0.03, -0.03])
-    thetas = jax.tree.map(
-        lambda x: x + noise.reshape((3,) + (1,) * (x.ndim - 1)), thetas
-    )
+    thetas = jax.tree.map(lambda x: x + noise.reshape((3,) + (1,) * (x.ndim - 1)), thetas)
 
     def run(theta):
         optimizer = lopt.opt_fn(theta)
@@ -172,9 +170,13 @@ def test_a_role_learns_hyperparameters_of_its_own():
     np.testing.assert_allclose(updates["b"], -3.0, rtol=1e-6)
 
 
+@pytest.mark.parametrize("slice_size", [2**16, 1100])
 @pytest.mark.parametrize("hidden_sizes", [(4, 4), (32, 32), (5,), ()])
-def test_network_equals_its_plain_formula_in_every_order_of_evaluation(hidden_sizes):
+def test_network_equals_its_plain_formula_in_every_order_of_evaluation(
+    hidden_sizes, slice_size, monkeypatch
+):
     """Small and large tensors, narrow and wide networks take different ways."""
+    monkeypatch.setattr(network, "_SLICE", slice_size)
     key = jax.random.key(0)
     num_channels = 3 + 2 + 2
     sizes = (num_channels + 11, *hidden_sizes, 2)

@@ -28,6 +28,9 @@ from lopt.base import Array, MetaParams, Params, PRNGKey, PyTree, Specs
 
 # Tensors with fewer elements cost more in calls than in arithmetic.
 _SMALL = 1024
+# Wide networks take larger tensors slice by slice, of about so many elements: their
+# activations would need hundreds of bytes for every element.
+_SLICE = 2**16
 # Up to this width, activations fit into registers.
 _NARROW = 8
 
@@ -74,9 +77,15 @@ def apply_network(
         return _first_products(theta["w0"], bias, c, eps)
 
     shapes = [_broadcast_shape(c) for c in channels]
-    hidden = [first(c, shape) for c, shape in zip(channels, shapes, strict=True)]
     small = [i for i, shape in enumerate(shapes) if features.size(shape) < _SMALL]
-    outputs = {i: list(later(theta, x)) for i, x in enumerate(hidden) if i not in small}
+    hidden, outputs = {}, {}
+    for i, (c, shape) in enumerate(zip(channels, shapes, strict=True)):
+        if not narrow and features.size(shape) > _SLICE:
+            outputs[i] = _in_slices(theta, bias, c, eps)
+            continue
+        hidden[i] = first(c, shape)
+        if i not in small:
+            outputs[i] = list(later(theta, hidden[i]))
     if small:
         flat = [hidden[i].reshape(len(bias), -1) for i in small]
         packed = later(theta, jnp.concatenate(flat, axis=1))
@@ -209,8 +218,7 @@ def _later_rows(theta: MetaParams, rows: Sequence[Array] | Array) -> list[Array]
 def _sums(w: Array, rows: Sequence[Array], bias: Array) -> list[Array]:
     """Each output's Σ_k w_jk row_k + bias_j, written out."""
     return [
-        sum((w[j, k] * x for k, x in enumerate(rows)), bias[j])
-        for j in range(len(bias))
+        sum((w[j, k] * x for k, x in enumerate(rows)), bias[j]) for j in range(len(bias))
     ]
 
 
@@ -219,6 +227,41 @@ def _product(columns: list[Array], group: list[Array], eps: float) -> Array:
     x = jnp.concatenate(group)
     scale = features.rms_scale(x, eps).reshape(1, -1)
     return jnp.tensordot(jnp.concatenate(columns, axis=1) * scale, x, axes=1)
+
+
+def _in_slices(
+    theta: MetaParams, bias: Array, channels: Sequence[Array], eps: float
+) -> list[Array]:
+    """All layers of a wide network, slice by slice along the tensor's longest axis.
+
+    The last slice overlaps the one before where the axis is no multiple of its width.
+    """
+    shape = _broadcast_shape(channels)
+    axis = max(range(len(shape)), key=shape.__getitem__)
+    width = max(1, _SLICE * shape[axis] // features.size(shape))
+    scales = [features.rms_scale(c, eps).reshape(1, -1) for c in channels]
+    scale = jnp.concatenate(scales, axis=1)
+    w = theta["w0"][:, : scale.shape[1]] * scale
+
+    def write(i: Array, outputs: list[Array]) -> list[Array]:
+        start = jnp.minimum(i * width, shape[axis] - width)
+        part = [
+            c
+            if c.shape[axis + 1] == 1
+            else jax.lax.dynamic_slice_in_dim(c, start, width, axis + 1)
+            for c in channels
+        ]
+        x = features.along(bias, part[0])
+        for columns, group in _by_shape(w, part).values():
+            columns = jnp.concatenate(columns, axis=1)
+            x = x + jnp.tensordot(columns, jnp.concatenate(group), axes=1)
+        return [
+            jax.lax.dynamic_update_slice_in_dim(output, y, start, axis)
+            for output, y in zip(outputs, _later_products(theta, x), strict=True)
+        ]
+
+    empty = [jnp.zeros(shape, w.dtype)] * len(theta[f"b{len(theta) // 2 - 1}"])
+    return jax.lax.fori_loop(0, -(-shape[axis] // width), write, empty)
 
 
 def _by_shape(
