@@ -99,12 +99,12 @@ def adafac_mlp(
                 ),
             )
 
-        def update_fn(grads, state, params=None, **extra_args):
+        def update_fn(updates, state, params=None, **extra_args):
             del extra_args
             if params is None:
                 raise ValueError(options.NO_PARAMS)
             treedef = jax.tree.structure(params)
-            g, p = (jax.tree.map(features.at_least_float32, x) for x in (grads, params))
+            g, p = (jax.tree.map(features.at_least_float32, x) for x in (updates, params))
             m = jax.tree.map(
                 lambda g, m: features.update_momenta(m, g, d_m), g, state.momenta
             )
@@ -127,7 +127,7 @@ def adafac_mlp(
             updates = network.updates(
                 treedef.unflatten(outputs), params, specs, step_mult, exp_mult
             )
-            step = optax.safe_increment(state.step)
+            step = jnp.asarray(optax.safe_increment(state.step))
             return updates, AdafacMlpState(step, m, r, v)
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)

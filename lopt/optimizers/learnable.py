@@ -139,9 +139,7 @@ def _learnable(
                 return jax.tree.map(lambda _: theta, params)
             known = mup.infer_specs(params) if specs is None else specs
             return jax.tree.map(
-                lambda _, spec: {
-                    k: v[ROLES.index(spec.role)] for k, v in theta.items()
-                },
+                lambda _, spec: {k: v[ROLES.index(spec.role)] for k, v in theta.items()},
                 params,
                 known,
             )
@@ -152,15 +150,15 @@ def _learnable(
             )
             return LearnableState(jnp.zeros([], jnp.int32), (zeros,) * num_accumulators)
 
-        def update_fn(grads, state, params=None, **extra_args):
+        def update_fn(updates, state, params=None, **extra_args):
             del extra_args
-            step = optax.safe_increment(state.step)
-            leaves, treedef = jax.tree.flatten(grads)
+            step = jnp.asarray(optax.safe_increment(state.step))
+            leaves, treedef = jax.tree.flatten(updates)
             columns = [jax.tree.leaves(a) for a in state.accumulators]
             results = [
                 step_fn(v, step.astype(jnp.float32), features.at_least_float32(g), *acc)
                 for v, g, *acc in zip(
-                    treedef.flatten_up_to(values(grads)), leaves, *columns, strict=True
+                    treedef.flatten_up_to(values(updates)), leaves, *columns, strict=True
                 )
             ]
             updates = [

@@ -66,12 +66,12 @@ def mlp(
                 momenta=features.zeros(params, len(decays)),
             )
 
-        def update_fn(grads, state, params=None, **extra_args):
+        def update_fn(updates, state, params=None, **extra_args):
             del extra_args
             if params is None:
                 raise ValueError(options.NO_PARAMS)
             treedef = jax.tree.structure(params)
-            g, p = (jax.tree.map(features.at_least_float32, x) for x in (grads, params))
+            g, p = (jax.tree.map(features.at_least_float32, x) for x in (updates, params))
             m = jax.tree.map(
                 lambda g, m: features.update_momenta(m, g, decay_array),
                 g,
@@ -86,7 +86,7 @@ def mlp(
             updates = network.updates(
                 treedef.unflatten(outputs), params, specs, step_mult, exp_mult
             )
-            return updates, MlpState(optax.safe_increment(state.step), m)
+            return updates, MlpState(jnp.asarray(optax.safe_increment(state.step)), m)
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -96,17 +96,18 @@ def nn_adam(
                 lstm=recurrent.start_lstm(theta["lstm"], num_tensors),
             )
 
-        def update_fn(grads, state, params=None, **extra_args):
+        def update_fn(updates, state, params=None, **extra_args):
             del extra_args
             if params is None:
                 raise ValueError(options.NO_PARAMS)
             leaves, treedef = jax.tree.flatten(params)
             now = constrain(state.raw)
+            grads = treedef.flatten_up_to(updates)
             tensors, updates = [], []
             for i, (p, g, m, r) in enumerate(
                 zip(
                     leaves,
-                    treedef.flatten_up_to(grads),
+                    grads,
                     treedef.flatten_up_to(state.momenta),
                     treedef.flatten_up_to(state.second_moments),
                     strict=True,
@@ -122,7 +123,7 @@ def nn_adam(
                 tensors.append((features.at_least_float32(p), g, m, r))
             raw, lstm_state = _move(theta, tensors, state, output_scale, decay_strength)
             return treedef.unflatten(updates), NNAdamState(
-                step=optax.safe_increment(state.step),
+                step=jnp.asarray(optax.safe_increment(state.step)),
                 momenta=treedef.unflatten([m for _, _, m, _ in tensors]),
                 second_moments=treedef.unflatten([r for *_, r in tensors]),
                 raw=raw,
@@ -195,8 +196,7 @@ def _move(theta, tensors, state, output_scale, decay_strength):
     moves = output_scale * recurrent.linear(theta["controls"], lstm_state.hidden)
     raw = {name: state.raw[name] + moves[:, j] for j, name in enumerate(NAMES)}
     raw = {
-        name: x - decay_strength * (x - theta["initial"][name])
-        for name, x in raw.items()
+        name: x - decay_strength * (x - theta["initial"][name]) for name, x in raw.items()
     }
     # The round trip clips every raw value to what its range can express.
     return unconstrain(constrain(raw)), lstm_state
