@@ -1,0 +1,163 @@
+"""The per-parameter MLP on factored second moments (`AdafacMLPLOpt`, `small_fc_lopt`).
+
+References:
+  Metz, Freeman, Harrison, Maheswaranathan, Sohl-Dickstein, "Practical tradeoffs between
+    memory, compute, and performance in learned optimizers", 2022 (arXiv 2203.11860).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lopt import features
+from lopt.base import Array, LearnedOptimizer, PyTree
+from lopt.errors import ConfigError
+from lopt.features import FactoredMoment, FullMoment
+from lopt.optimizers import network, options
+
+
+class AdafacMlpState(NamedTuple):
+    """Momenta and second moments of every tensor."""
+
+    step: Array  # shape=[], int32
+    momenta: PyTree  # shape=[M, *s] for each tensor
+    second_moments: PyTree  # shape=[R, *s] for each tensor
+    factored_moments: PyTree  # a FactoredMoment or FullMoment for each tensor
+
+
+def adafac_mlp(
+    *,
+    hidden_sizes: Sequence[int] = (4, 4),
+    momentum_decays: Sequence[float] = (0.9, 0.99, 0.999),
+    rms_decays: Sequence[float] = (0.999,),
+    factored_decays: Sequence[float] = (0.9, 0.99, 0.999),
+    step_mult: float = 0.001,
+    exp_mult: float = 0.001,
+    eps: float = 1e-5,
+) -> LearnedOptimizer:
+    """An MLP that maps each element's statistics, full and factored, to its update.
+
+    p ← p - λ · step_mult · a · exp(exp_mult · b), where (a, b) are the outputs of a
+    relu network of `channels`, each divided by its RMS over the tensor, and of eleven
+    features of the step counter; λ is the tensor's muP multiplier (1 without specs).
+    The decays are learned, from these starting points.
+
+    Args:
+      hidden_sizes: widths of the hidden layers; (32, 32) in the work on muP.
+      momentum_decays: decays of the momenta.
+      rms_decays: decays of the second moments; one, or as many as momenta.
+      factored_decays: decays of the factored second moments; one, or as many as
+        momenta.
+      step_mult: scale of the update.
+      exp_mult: scale of the logarithm of the update's magnitude.
+      eps: added to the mean square that a channel is normalized by.
+
+    Raises:
+      ConfigError: a size, a decay or a constant is out of range.
+    """
+    options.check_sizes(hidden_sizes=hidden_sizes)
+    options.check_positive(step_mult=step_mult, eps=eps)
+    options.check_decays(
+        momentum_decays=momentum_decays,
+        rms_decays=rms_decays,
+        factored_decays=factored_decays,
+    )
+    for name, decays in {"rms": rms_decays, "factored": factored_decays}.items():
+        if len(decays) not in (1, len(momentum_decays)):
+            raise ConfigError(
+                f"`{name}_decays` must be one or as many as `momentum_decays` "
+                f"({len(momentum_decays)}), got {len(decays)}"
+            )
+    decays = (momentum_decays, rms_decays, factored_decays)
+    num_inputs = num_channels(*map(len, decays)) + len(features.TIME_SCALES)
+
+    def init(key):
+        return {
+            "momentum_decays": jnp.zeros(len(momentum_decays)),
+            "rms_decays": jnp.zeros(len(rms_decays)),
+            "factored_decays": jnp.zeros(len(factored_decays)),
+            "network": network.init_network(key, (num_inputs, *hidden_sizes, 2)),
+        }
+
+    def opt_fn(theta, *, specs=None, num_steps=None):
+        del num_steps
+        d_m = features.learned_decays(momentum_decays, theta["momentum_decays"])
+        d_r = features.learned_decays(rms_decays, theta["rms_decays"])
+        d_v = features.learned_decays(factored_decays, theta["factored_decays"])
+
+        def init_fn(params):
+            return AdafacMlpState(
+                step=jnp.zeros([], jnp.int32),
+                momenta=features.zeros(params, len(momentum_decays)),
+                second_moments=features.zeros(params, len(rms_decays)),
+                factored_moments=jax.tree.map(
+                    lambda p: features.init_factored_moment(p, len(factored_decays)),
+                    params,
+                ),
+            )
+
+        def update_fn(updates, state, params=None, **extra_args):
+            del extra_args
+            if params is None:
+                raise ValueError(options.NO_PARAMS)
+            treedef = jax.tree.structure(params)
+            g, p = (jax.tree.map(features.at_least_float32, x) for x in (updates, params))
+            m = jax.tree.map(
+                lambda g, m: features.update_momenta(m, g, d_m), g, state.momenta
+            )
+            r = jax.tree.map(
+                lambda g, r: features.update_second_moments(r, g, d_r),
+                g,
+                state.second_moments,
+            )
+            v = jax.tree.map(
+                lambda g, v: features.update_factored_moment(v, g, d_v),
+                g,
+                state.factored_moments,
+            )
+            outputs = network.apply_network(
+                theta["network"],
+                treedef.flatten_up_to(jax.tree.map(channels, g, p, m, r, v)),
+                features.tanh_time_features(state.step),
+                eps,
+            )
+            updates = network.updates(
+                treedef.unflatten(outputs), params, specs, step_mult, exp_mult
+            )
+            step = jnp.asarray(optax.safe_increment(state.step))
+            return updates, AdafacMlpState(step, m, r, v)
+
+        return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+    return LearnedOptimizer(init, opt_fn)
+
+
+def num_channels(num_momenta: int, num_second: int, num_factored: int) -> int:
+    """How many channels `channels` has in all: 28 with the published decays."""
+    own = 2 + num_momenta + num_second
+    products = max(num_momenta, num_second) + num_second
+    factored = 5 * num_factored + max(num_momenta, num_factored)
+    return own + products + factored
+
+
+def channels(
+    g: Array, p: Array, m: Array, r: Array, v: FactoredMoment | FullMoment
+) -> list[Array]:
+    """The channels of one tensor, in the published order.
+
+    g, p, m, r, m rsqrt(r), rsqrt(r), then the factored ones: g ρ κ, R, C, rsqrt(R),
+    rsqrt(C), m ρ κ; where the tensor is not factored, V stands for both R and C.
+    """
+    inverse = jax.lax.rsqrt(r + 1e-6)
+    own = [g[None], p[None], m, r, m * inverse, inverse]
+    if isinstance(v, FullMoment):
+        root = jax.lax.rsqrt(v.full + 1e-8)
+        preconditioned = g[None] * features.reciprocal_root(v)
+        moment = m * jax.lax.rsqrt(v.full + 1e-6)
+        return [*own, preconditioned, v.full, v.full, root, root, moment]
+    rho, kappa = features.reciprocal_root_factors(v)
+    roots = [jax.lax.rsqrt(v.row + 1e-8), jax.lax.rsqrt(v.col + 1e-8)]
+    return [*own, g[None] * rho * kappa, v.row, v.col, *roots, m * rho * kappa]

@@ -1,0 +1,98 @@
+"""The per-parameter MLP on momenta and time features (`MLPLOpt`).
+
+References:
+  Metz, Maheswaranathan, Nixon, Freeman, Sohl-Dickstein, "Understanding and correcting
+    pathologies in the training of learned optimizers", 2018 (arXiv 1810.10180).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lopt import features
+from lopt.base import Array, LearnedOptimizer, PyTree
+from lopt.optimizers import network, options
+
+
+class MlpState(NamedTuple):
+    """Momenta of every tensor."""
+
+    step: Array  # shape=[], int32
+    momenta: PyTree  # shape=[D, *s] for each tensor
+
+
+def mlp(
+    *,
+    hidden_sizes: Sequence[int] = (32, 32),
+    decays: Sequence[float] = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999),
+    step_mult: float = 0.001,
+    exp_mult: float = 0.001,
+    eps: float = 1e-5,
+) -> LearnedOptimizer:
+    """An MLP that maps each element's gradient, value and momenta to its update.
+
+    p ← p - λ · step_mult · a · exp(exp_mult · b), where (a, b) are the outputs of a
+    relu network of `channels`, each divided by its RMS over the tensor, and of eleven
+    features of the step counter; λ is the tensor's muP multiplier (1 without specs).
+
+    Args:
+      hidden_sizes: widths of the hidden layers.
+      decays: decays of the momenta.
+      step_mult: scale of the update.
+      exp_mult: scale of the logarithm of the update's magnitude.
+      eps: added to the mean square that a channel is normalized by.
+
+    Raises:
+      ConfigError: a size, a decay or a constant is out of range.
+    """
+    options.check_sizes(hidden_sizes=hidden_sizes)
+    options.check_positive(step_mult=step_mult, eps=eps)
+    options.check_decays(decays=decays)
+    num_inputs = 2 + len(decays) + len(features.TIME_SCALES)
+
+    def init(key):
+        return {"network": network.init_network(key, (num_inputs, *hidden_sizes, 2))}
+
+    def opt_fn(theta, *, specs=None, num_steps=None):
+        del num_steps
+        decay_array = jnp.asarray(decays, jnp.float32)
+
+        def init_fn(params):
+            return MlpState(
+                step=jnp.zeros([], jnp.int32),
+                momenta=features.zeros(params, len(decays)),
+            )
+
+        def update_fn(updates, state, params=None, **extra_args):
+            del extra_args
+            if params is None:
+                raise ValueError(options.NO_PARAMS)
+            treedef = jax.tree.structure(params)
+            g, p = (jax.tree.map(features.at_least_float32, x) for x in (updates, params))
+            m = jax.tree.map(
+                lambda g, m: features.update_momenta(m, g, decay_array),
+                g,
+                state.momenta,
+            )
+            outputs = network.apply_network(
+                theta["network"],
+                treedef.flatten_up_to(jax.tree.map(channels, g, p, m)),
+                features.tanh_time_features(state.step),
+                eps,
+            )
+            updates = network.updates(
+                treedef.unflatten(outputs), params, specs, step_mult, exp_mult
+            )
+            return updates, MlpState(jnp.asarray(optax.safe_increment(state.step)), m)
+
+        return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+    return LearnedOptimizer(init, opt_fn)
+
+
+def channels(g: Array, p: Array, m: Array) -> list[Array]:
+    """The channels of one tensor: g, p, momenta."""
+    return [g[None], p[None], m]

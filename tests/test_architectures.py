@@ -1,0 +1,222 @@
+"""The contract of the published architectures, and what makes them fast."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lopt import features
+from lopt.base import ParamSpec
+from lopt.errors import ConfigError
+from lopt.optimizers import network
+from lopt.optimizers.adafac_mlp import adafac_mlp
+from lopt.optimizers.learnable import learnable_adam, learnable_sgd, learnable_sgdm
+from lopt.optimizers.mlp import mlp
+from lopt.optimizers.nn_adam import nn_adam
+from lopt.optimizers.preprocessed import mup_adafac
+
+ARCHITECTURES = {
+    "learnable_sgd": learnable_sgd,
+    "learnable_sgdm": learnable_sgdm,
+    "learnable_adam": learnable_adam,
+    "nn_adam": nn_adam,
+    "mlp": mlp,
+    "adafac_mlp": adafac_mlp,
+    "mup_adafac": mup_adafac,
+}
+SHAPES = {"scalar": (), "vector": (5,), "kernel": (3, 3, 2, 4)}
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def lopt(request):
+    return ARCHITECTURES[request.param]()
+
+
+def tree(seed: int, dtype=jnp.float32, shapes=None) -> dict:
+    keys = jax.random.split(jax.random.key(seed), len(shapes or SHAPES))
+    return {
+        name: jax.random.normal(key, shape).astype(dtype)
+        for key, (name, shape) in zip(keys, (shapes or SHAPES).items(), strict=True)
+    }
+
+
+def steps(optimizer, params, grads, num=3):
+    """The last of `num` updates, the parameters, and how often it was traced."""
+    traces = []
+
+    @jax.jit
+    def step(params, state):
+        traces.append(1)
+        updates, state = optimizer.update(
+            grads, state, params, value=jnp.float32(1.0), unexpected="extra"
+        )
+        return updates, state, optax.apply_updates(params, updates)
+
+    state = optimizer.init(params)
+    for _ in range(num):
+        updates, state, params = step(params, state)
+    return updates, params, len(traces)
+
+
+def test_keeps_shapes_and_dtypes_with_one_trace(lopt):
+    """bfloat16 differs by rounding alone: state and arithmetic are float32."""
+    optimizer = lopt.opt_fn(lopt.init(jax.random.key(2)))
+    low = tree(0, jnp.bfloat16), tree(1, jnp.bfloat16)
+    high = jax.tree.map(lambda x: x.astype(jnp.float32), low)
+    updates, _, num_traces = steps(optimizer, *high)
+    rounded, _, num_traces_low = steps(optimizer, *low)
+    assert (num_traces, num_traces_low) == (1, 1)
+    for name, update in updates.items():
+        assert (update.shape, update.dtype) == (SHAPES[name], jnp.float32)
+        assert jnp.all(jnp.isfinite(update)) and jnp.any(update != 0)
+        other = rounded[name]
+        assert (other.shape, other.dtype) == (SHAPES[name], jnp.bfloat16)
+        error = jnp.abs(other.astype(jnp.float32) - update).max()
+        assert error <= 0.02 * jnp.abs(update).max()
+
+
+def test_every_lane_has_its_own_theta_under_vmap_and_scan(lopt):
+    params, grads = tree(0), tree(1)
+    thetas = jax.vmap(lopt.init)(jax.random.split(jax.random.key(2), 3))
+    noise = jnp.array([0.0, 0.03, -0.03])
+    thetas = jax.tree.map(lambda x: x + noise.reshape((3,) + (1,) * (x.ndim - 1)), thetas)
+
+    def run(theta):
+        optimizer = lopt.opt_fn(theta)
+
+        def step(carry, _):
+            updates, state = optimizer.update(grads, carry[1], carry[0])
+            return (optax.apply_updates(carry[0], updates), state), None
+
+        carry = (params, optimizer.init(params))
+        return jax.lax.scan(step, carry, None, length=3)[0][0]
+
+    lanes, alone = jax.jit(jax.vmap(run))(thetas), jax.jit(run)
+    for i in range(3):
+        for name, x in alone(jax.tree.map(lambda x, i=i: x[i], thetas)).items():
+            moved = np.abs(x - params[name]).max()
+            assert moved > 0
+            assert np.abs(lanes[name][i] - x).max() <= 1e-3 * moved + 1e-7
+
+
+@pytest.mark.parametrize("params", [{}, {"none": jnp.zeros((0, 3)), "w": jnp.ones(2)}])
+def test_trees_without_elements_are_trained_too(lopt, params):
+    optimizer = lopt.opt_fn(lopt.init(jax.random.key(0)))
+    _, params_after, _ = steps(optimizer, params, params)
+    for x in jax.tree.leaves(params_after):
+        assert jnp.all(jnp.isfinite(x))
+
+
+def test_chains_with_optax(lopt):
+    params = grads = {"vector": jnp.arange(5.0)}
+    optimizer = lopt.opt_fn(lopt.init(jax.random.key(2)))
+    plain, *_ = steps(optimizer, params, grads, num=1)
+    halved, *_ = steps(optax.chain(optimizer, optax.scale(0.5)), params, grads, num=1)
+    for name in params:
+        np.testing.assert_allclose(halved[name], plain[name] / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("factory", [mlp, adafac_mlp, nn_adam, mup_adafac])
+def test_missing_params_are_named(factory):
+    lopt = factory()
+    optimizer = lopt.opt_fn(lopt.init(jax.random.key(0)))
+    params = {"vector": jnp.ones(3)}
+    with pytest.raises(ValueError, match="params"):
+        optimizer.update(params, optimizer.init(params))
+
+
+@pytest.mark.parametrize("factory", [mlp, adafac_mlp])
+def test_specs_scale_each_tensor_by_its_mup_multiplier(factory):
+    params, grads = {"w": jnp.ones((6, 4))}, {"w": jnp.ones((6, 4))}
+    lopt = factory()
+    theta = lopt.init(jax.random.key(0))
+    spec = ParamSpec(
+        role="hidden", shape=(6, 4), in_axes=(0,), out_axes=(1,), width_in=8.0
+    )
+    plain = steps(lopt.opt_fn(theta), params, grads, num=1)[0]["w"]
+    scaled = steps(lopt.opt_fn(theta, specs={"w": spec}), params, grads, num=1)[0]["w"]
+    np.testing.assert_allclose(scaled, plain / 8, rtol=1e-6)
+
+
+def test_learnable_optimizers_start_as_those_of_optax():
+    pairs = [
+        (learnable_sgd(learning_rate=0.1), optax.sgd(0.1)),
+        (learnable_sgdm(learning_rate=0.1, momentum=0.8), optax.sgd(0.1, 0.8)),
+        (
+            learnable_adam(learning_rate=0.1, b1=0.8, b2=0.95),
+            optax.adam(0.1, 0.8, 0.95, eps=1e-8, eps_root=1e-8),
+        ),
+    ]
+    params, grads = tree(0), tree(1)
+    for lopt, expected in pairs:
+        ours = steps(lopt.opt_fn(lopt.init(jax.random.key(0))), params, grads)[1]
+        theirs = steps(optax.with_extra_args_support(expected), params, grads)[1]
+        for name in params:
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_role_learns_hyperparameters_of_its_own():
+    lopt = learnable_sgd(learning_rate=1.0, per_role=True)
+    theta = lopt.init(jax.random.key(0))
+    roles = {"a": "input", "b": "output"}
+    specs = {k: ParamSpec(role=role, shape=(2,)) for k, role in roles.items()}
+    theta["log_lr"] = theta["log_lr"].at[2].add(jnp.log(3.0))  # output
+    grads = {k: jnp.ones(2) for k in roles}
+    updates = steps(lopt.opt_fn(theta, specs=specs), grads, grads, num=1)[0]
+    np.testing.assert_allclose(updates["a"], -1.0)
+    np.testing.assert_allclose(updates["b"], -3.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("slice_size", [2**16, 1100])
+@pytest.mark.parametrize("hidden_sizes", [(4, 4), (32, 32), (5,), ()])
+def test_network_equals_its_plain_formula_in_every_order_of_evaluation(
+    hidden_sizes, slice_size, monkeypatch
+):
+    """Small and large tensors, narrow and wide networks take different ways."""
+    monkeypatch.setattr(network, "_SLICE", slice_size)
+    key = jax.random.key(0)
+    num_channels = 3 + 2 + 2
+    sizes = (num_channels + 11, *hidden_sizes, 2)
+    theta = network.init_network(key, sizes)
+    theta = jax.tree.map(lambda x: x + 0.1, theta)
+    shared = features.tanh_time_features(5)
+    channels = [
+        [
+            jax.random.normal(jax.random.key(i), (3, *shape)) * 7,
+            jax.random.normal(jax.random.key(i + 9), (2, *shape[:-1], 1)),
+            jax.random.normal(jax.random.key(i + 99), (2, 1, *shape[1:])),
+        ]
+        for i, shape in enumerate([(40, 50), (6, 4), (3, 5), (2, 3, 600)])
+    ]
+    apply = jax.jit(functools.partial(network.apply_network, eps=1e-5))
+    outputs = apply(theta, channels, shared)
+    for c, ours in zip(channels, outputs, strict=True):
+        x = np.asarray(network.normalized(c, eps=1e-5), np.float64)
+        time = np.asarray(shared).reshape((-1,) + (1,) * (x.ndim - 1))
+        x = np.concatenate([x, np.broadcast_to(time, (11, *x.shape[1:]))])
+        for i in range(len(sizes) - 1):
+            x = np.maximum(x, 0) if i else x
+            b = np.asarray(theta[f"b{i}"]).reshape((-1,) + (1,) * (x.ndim - 1))
+            x = np.tensordot(np.asarray(theta[f"w{i}"]), x, axes=1) + b
+        np.testing.assert_allclose(np.stack(ours), x, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("factory", "options", "message"),
+    [
+        (mlp, {"hidden_sizes": (4, 0)}, "`hidden_sizes` must be positive"),
+        (mlp, {"decays": (0.9, 1.0)}, "`decays` must be in"),
+        (mlp, {"step_mult": 0.0}, "`step_mult` must be positive, got 0.0"),
+        (adafac_mlp, {"rms_decays": (0.9, 0.99)}, "`rms_decays` must be one or as"),
+        (adafac_mlp, {"factored_decays": ()}, "`factored_decays` must be in"),
+        (nn_adam, {"b1": 1.0}, "`b1` must be in"),
+        (learnable_adam, {"eps": -1.0}, "`eps` must be positive"),
+        (learnable_sgdm, {"momentum": 1.5}, "`momentum` must be in"),
+    ],
+)
+def test_an_option_out_of_range_is_named(factory, options, message):
+    with pytest.raises(ConfigError, match=message):
+        factory(**options)

@@ -1,0 +1,520 @@
+"""Every recorded update of the published optimizers is reproduced.
+
+The recordings are numbers that came out of other implementations; their folder is
+named by LOPT_GOLDEN (default `../shared/golden` beside the repository). What they
+contain, the mathematics and the tolerances are in the README there.
+"""
+
+import functools
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lopt.base import LearnedOptimizer, ParamSpec
+from lopt.optimizers import adafac_mlp as adafac
+from lopt.optimizers import learnable, network, nn_adam, recurrent
+from lopt.optimizers import mlp as mlp_module
+from lopt.optimizers.preprocessed import mup_adafac
+
+FOLDER = Path(
+    os.environ.get("LOPT_GOLDEN")
+    or Path(__file__).parents[1] / ".." / "shared" / "golden"
+)
+FILES = sorted(FOLDER.glob("*.npz"))
+STATE_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One file: its arrays by key, and its configuration."""
+
+    arrays: dict[str, np.ndarray]
+    config: dict
+
+    @property
+    def constants(self) -> dict:
+        return self.config["hyperparameters"]
+
+    @property
+    def names(self) -> list[str]:
+        return self.config["leaf_order"]
+
+    def under(self, prefix: str) -> dict[str, np.ndarray]:
+        """The arrays whose keys start with `prefix/`, by the rest of the key."""
+        prefix += "/"
+        found = {k: v for k, v in self.arrays.items() if k.startswith(prefix)}
+        return {k.removeprefix(prefix): v for k, v in found.items()}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Translates one published optimizer's names into ours.
+
+    Attributes:
+      tolerance: bound for E; from the README.
+      build: recording -> our optimizer.
+      theta: recording -> our theta.
+      state: our state, recording -> recorded key -> array.
+      seen: what the network saw: recorded key -> array; keys as in the recording,
+        without the step. Arguments: recording, theta, grads, params, the states
+        before and after.
+    """
+
+    tolerance: float
+    build: Callable[[Recording], LearnedOptimizer]
+    theta: Callable[[Recording], dict]
+    state: Callable[..., dict]
+    seen: Callable[..., dict] = lambda *_: {}
+
+
+def last(x):
+    """Our decay index is the first axis, the recorded one the last."""
+    return np.moveaxis(x, 0, -1)
+
+
+def per_tensor(prefix, tree, change=lambda x: x):
+    return {f"{prefix}/{name}": change(x) for name, x in tree.items()}
+
+
+def hidden_sizes(rec):
+    return (rec.constants["hidden_size"],) * rec.constants["hidden_layers"]
+
+
+def steps_and(rec, *names):
+    return {name: rec.constants[name] for name in names}
+
+
+# learnable_*
+
+
+def build_learnable(factory, **names):
+    """`names`: our options from the recording's hyperparameters."""
+    return lambda rec: factory(**{k: rec.constants[v] for k, v in names.items()})
+
+
+def learnable_theta(rec):
+    names = {
+        "log_lr": "log_lr",
+        "one_minus_momentum": "log_one_minus_momentum",
+        "one_minus_beta1": "log_one_minus_b1",
+        "one_minus_beta2": "log_one_minus_b2",
+        "log_epsilon": "log_eps",
+    }
+    return {names[k]: v for k, v in rec.under("theta").items()}
+
+
+def learnable_state(*prefixes, count=None):
+    def state(ours, rec):
+        del rec
+        out = {"iteration": ours.step}
+        if count:
+            out[count] = ours.step
+        for prefix, tree in zip(prefixes, ours.accumulators, strict=True):
+            out |= per_tensor(f"optax_opt_state/0/{prefix}", tree)
+        return out
+
+    return state
+
+
+# nn_adam
+
+
+def build_nn_adam(rec):
+    c = rec.constants
+    return nn_adam.nn_adam(
+        hidden_size=c["lstm_hidden_size"],
+        learning_rate=c["initial_learning_rate"],
+        b1=c["initial_beta1"],
+        b2=c["initial_beta2"],
+        eps=c["initial_epsilon"],
+        output_scale=c["output_scale"],
+        decay_strength=c["decay_strength"],
+    )
+
+
+def nn_adam_theta(rec):
+    theta = rec.under("theta")
+    return {
+        "initial": {n: theta[f"per_layer_{n}"] for n in nn_adam.NAMES},
+        "lstm": {
+            "linear": {k: theta[f"rnn_params/rnn/linear/{k}"] for k in "wb"},
+            "hidden": theta["lstm_init_state/hidden"],
+            "cell": theta["lstm_init_state/cell"],
+        },
+        "controls": {
+            k: theta[f"rnn_to_controls_params/rnn_to_controls/{k}"] for k in "wb"
+        },
+    }
+
+
+def nn_adam_state(ours, rec):
+    return {
+        "iteration": ours.step,
+        "lstm_hidden_state/hidden": ours.lstm.hidden,
+        "lstm_hidden_state/cell": ours.lstm.cell,
+        **per_tensor("rolling_features/m", ours.momenta),
+        **per_tensor("rolling_features/rms", ours.second_moments),
+        **{
+            f"per_layer_{n}/{name}": ours.raw[n][i]
+            for n in nn_adam.NAMES
+            for i, name in enumerate(rec.names)
+        },
+    }
+
+
+def nn_adam_seen(rec, theta, grads, params, before, after):
+    del rec
+    clipped = {k: jnp.clip(g, -1000.0, 1000.0) for k, g in grads.items()}
+    tensors = [
+        (params[k], clipped[k], after.momenta[k], after.second_moments[k])
+        for k in sorted(params)
+    ]
+    return {
+        "aux/lstm_in": nn_adam.lstm_inputs(tensors, before.raw),
+        "aux/lstm_out": after.lstm.hidden,
+        "aux/controls": recurrent.linear(theta["controls"], after.lstm.hidden),
+    }
+
+
+# mlp
+
+
+def build_mlp(rec):
+    return mlp_module.mlp(
+        hidden_sizes=hidden_sizes(rec), **steps_and(rec, "step_mult", "exp_mult")
+    )
+
+
+def mlp_theta(rec):
+    theta = rec.under("theta/mlp/~")
+    return {
+        "network": {
+            f"{k}{i}": theta[f"linear_{i}/{k}"].T
+            for k in "wb"
+            for i in range(len(theta) // 2)
+        }
+    }
+
+
+def mlp_state(ours, rec):
+    del rec
+    return {
+        "iteration": ours.step,
+        **per_tensor("rolling_features/m", ours.momenta, last),
+    }
+
+
+def mlp_seen(rec, theta, grads, params, before, after):
+    del rec, theta, before
+    return {
+        f"feat/{k}": features_of(mlp_module.channels, g, params[k], after.momenta[k])
+        for k, g in grads.items()
+    }
+
+
+def features_of(channels, *arrays):
+    """Normalized channels, last axis; a 0-d tensor has one axis in the recordings."""
+    seen = jnp.moveaxis(network.normalized(channels(*arrays), eps=1e-5), 0, -1)
+    return seen if seen.ndim > 1 else seen[None]
+
+
+# adafac_mlp
+
+
+def adafac_constants(rec):
+    c = rec.constants
+    return {
+        "hidden_sizes": hidden_sizes(rec),
+        "momentum_decays": c["initial_momentum_decays"],
+        "rms_decays": c["initial_rms_decays"],
+        "factored_decays": c["initial_adafactor_decays"],
+        **steps_and(rec, "step_mult", "exp_mult"),
+    }
+
+
+def adafac_theta(rec):
+    theta = rec.under("theta")
+    weights = {k: x.T for k, x in joined(rec.under("theta/nn/~")).items()}
+    return {
+        "momentum_decays": theta["momentum_decays"],
+        "rms_decays": theta["rms_decays"],
+        "factored_decays": theta["adafactor_decays"],
+        "network": weights,
+    }
+
+
+def joined(entries):
+    """Weights recorded entry by entry (`w0_3_1`: input 3, output 1), joined."""
+    out = {}
+    for key, value in entries.items():
+        name, *index = key.split("_")
+        if not index:
+            out[name] = value
+            continue
+        siblings = [k.split("_")[1:] for k in entries if k.split("_")[0] == name]
+        shape = tuple(
+            1 + max(int(i) for i in axis) for axis in zip(*siblings, strict=True)
+        )
+        out.setdefault(name, np.full(shape, np.nan, np.float32))
+        out[name][tuple(map(int, index))] = value
+    return out
+
+
+def behind_preprocessing(state):
+    return state if hasattr(state, "momenta") else state[-1]
+
+
+def adafac_state(ours, rec):
+    ours = behind_preprocessing(ours)
+    out = {
+        "iteration": ours.step,
+        **per_tensor("mom_rolling/m", ours.momenta, last),
+        **per_tensor("rms_rolling/rms", ours.second_moments, last),
+    }
+    for name, axes in rec.config["factored_dims_d1_d0"].items():
+        v = ours.factored_moments[name]
+        out |= factored(f"fac_rolling_features/{{}}/{name}", v, axes)
+    return out
+
+
+def factored(key, v, axes):
+    """Our statistics keep the axes that they are means over, the recorded do not."""
+    if axes is None:
+        return {key.format("v_diag"): last(v.full)}
+    d1, d0 = axes
+    return {
+        key.format("v_row"): last(np.squeeze(v.row, d0 + 1)),
+        key.format("v_col"): last(np.squeeze(v.col, d1 + 1)),
+    }
+
+
+def adafac_seen(rec, theta, grads, params, before, after):
+    del rec, theta, before
+    after = behind_preprocessing(after)
+    return {
+        f"feat/{k}": features_of(
+            adafac.channels,
+            g,
+            params[k],
+            after.momenta[k],
+            after.second_moments[k],
+            after.factored_moments[k],
+        )
+        for k, g in grads.items()
+    }
+
+
+def mup_adafac_seen(rec, theta, grads, params, before, after):
+    """The network sees the preprocessed gradients."""
+    if rec.constants["clip_grad"]:
+        norm = jnp.sqrt(sum(jnp.sum(g * g) for g in grads.values()))
+        grads = {k: g / jnp.maximum(norm, 1.0) for k, g in grads.items()}
+    return adafac_seen(rec, theta, grads, params, before, after)
+
+
+def build_mup_adafac(rec):
+    clip_norm = 1.0 if rec.constants["clip_grad"] else 0.0
+    return mup_adafac(clip_norm=clip_norm, **adafac_constants(rec))
+
+
+# What the README calls the measured agreement, with its suggested bounds.
+ADAPTERS = {
+    "LearnableSGD": Adapter(
+        tolerance=5e-5,
+        build=build_learnable(learnable.learnable_sgd, learning_rate="initial_lr"),
+        theta=learnable_theta,
+        state=learnable_state(),
+    ),
+    "LearnableSGDM": Adapter(
+        tolerance=5e-5,
+        build=build_learnable(
+            learnable.learnable_sgdm,
+            learning_rate="initial_lr",
+            momentum="initial_momentum",
+        ),
+        theta=learnable_theta,
+        state=learnable_state("trace"),
+    ),
+    "LearnableAdam": Adapter(
+        tolerance=5e-5,
+        build=build_learnable(
+            learnable.learnable_adam,
+            learning_rate="initial_lr",
+            b1="initial_beta1",
+            b2="initial_beta2",
+            eps="initial_epsilon",
+        ),
+        theta=learnable_theta,
+        state=learnable_state("mu", "nu", count="optax_opt_state/0/count"),
+    ),
+    "NNAdam": Adapter(
+        tolerance=1e-4,
+        build=build_nn_adam,
+        theta=nn_adam_theta,
+        state=nn_adam_state,
+        seen=nn_adam_seen,
+    ),
+    "MLPLOpt": Adapter(
+        tolerance=2e-4,
+        build=build_mlp,
+        theta=mlp_theta,
+        state=mlp_state,
+        seen=mlp_seen,
+    ),
+    "AdafacMLPLOpt": Adapter(
+        tolerance=1e-4,
+        build=lambda rec: adafac.adafac_mlp(**adafac_constants(rec)),
+        theta=adafac_theta,
+        state=adafac_state,
+        seen=adafac_seen,
+    ),
+    "MuAdafacMLPLOpt": Adapter(
+        tolerance=1e-4,
+        build=build_mup_adafac,
+        theta=adafac_theta,
+        state=adafac_state,
+        seen=mup_adafac_seen,
+    ),
+}
+
+
+@functools.cache
+def load(path: Path) -> Recording:
+    """The recording; of one that we have no optimizer for, the configuration alone."""
+    with np.load(path, allow_pickle=False) as file:
+        config = json.loads(str(file["config"]))
+        keys = [k for k in file.files if k != "config" and config["cls"] in ADAPTERS]
+        arrays = {k: file[k] for k in keys}
+    return Recording(arrays, config)
+
+
+def specs_of(rec: Recording):
+    """Specs whose muP multipliers are the recorded ones; None where there are none."""
+    multipliers = rec.under("mup_lrs")
+    if not multipliers:
+        return None
+    return {
+        name: ParamSpec(
+            role="hidden",
+            shape=tuple(rec.config["leaf_shapes"][name]),
+            in_axes=(0,),
+            out_axes=(1,),
+            width_in=1.0 / float(value),
+        )
+        for name, value in multipliers.items()
+    }
+
+
+def run(adapter: Adapter, rec: Recording):
+    """Our parameters after every step, states by recorded key, and network inputs.
+
+    All steps are one compiled program; what comes out is numpy, one row for each step.
+    """
+    theta = jax.tree.map(jnp.asarray, adapter.theta(rec))
+    specs, num_steps = specs_of(rec), rec.config["num_steps"]
+    optimizer = adapter.build(rec).opt_fn(theta, specs=specs, num_steps=num_steps)
+
+    has_seen = bool(rec.under("feat") or rec.under("aux"))
+
+    def step(carry, inputs):
+        params, state = carry
+        grads, loss = inputs
+        updates, after = optimizer.update(grads, state, params, value=loss)
+        seen = adapter.seen(rec, theta, grads, params, state, after) if has_seen else {}
+        params = {k: params[k] + updates[k] for k in params}
+        return (params, after), (params, after, seen)
+
+    # Without LLVM's optimizations: half of the time goes into compiling.
+    @functools.partial(
+        jax.jit, compiler_options={"xla_backend_optimization_level": "0"}
+    )
+    def all_steps(params, grads, losses):
+        state = optimizer.init(params)
+        _, history = jax.lax.scan(step, (params, state), (grads, losses))
+        return state, history
+
+    steps = range(rec.config["steps_recorded"])
+    grads = [rec.under(f"grads/{t}") for t in steps]
+    stacked = {k: np.stack([g[k] for g in grads]) for k in rec.names}
+    losses = np.stack([rec.arrays[f"loss/{t}"] for t in steps])
+    start, history = jax.device_get(all_steps(rec.under("params0"), stacked, losses))
+    history = [jax.tree.map(lambda x, t=t: x[t], history) for t in steps]
+    states = {"init": start} | {
+        str(t): state for t, (_, state, _) in enumerate(history)
+    }
+    return (
+        [params for params, _, _ in history],
+        {t: adapter.state(state, rec) for t, state in states.items()},
+        [seen for *_, seen in history],
+    )
+
+
+def displacement_error(ours, recorded, start) -> float:
+    """The README's E; infinite where our parameters are not finite."""
+    ours, recorded, start = (np.asarray(x, np.float64) for x in (ours, recorded, start))
+    distance = np.abs(recorded - start).max(initial=0.0)
+    error = np.abs(ours - recorded).max(initial=0.0)
+    error -= 2e-7 * np.abs(recorded).max(initial=0.0)
+    if np.isnan(error):
+        return np.inf
+    return max(error, 0.0) / distance if distance else (np.inf if error > 0 else 0.0)
+
+
+def relative_error(ours, recorded) -> float:
+    """The largest difference, relative to the largest entry."""
+    ours, recorded = np.asarray(ours, np.float64), np.asarray(recorded, np.float64)
+    assert ours.shape == recorded.shape
+    error = np.abs(ours - recorded).max(initial=0.0)
+    if np.isnan(error):
+        return np.inf
+    return error / np.abs(recorded).max() if error else 0.0
+
+
+def is_unused(key: str) -> bool:
+    """Counters that the README says are not used, and the run length."""
+    return bool(re.search(r"(^|/)(t|num_steps)$", key))
+
+
+@pytest.mark.skipif(not FILES, reason=f"no recordings in {FOLDER}: set LOPT_GOLDEN")
+def test_recordings_are_there():
+    found = {path.stem.split("__")[0] for path in FILES}
+    assert found >= {"learnable_adam", "nn_adam", "mlp_lopt", "adafac_mlp"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_recorded_update_is_reproduced(path):
+    rec = load(path)
+    adapter = ADAPTERS.get(rec.config["cls"])
+    if adapter is None:
+        pytest.skip(f"lopt has no `{rec.config['architecture']}` yet")
+    trajectory, states, seen = run(adapter, rec)
+
+    start = rec.under("params0")
+    for t, params in enumerate(trajectory):
+        for name, recorded in rec.under(f"params/{t}").items():
+            error = displacement_error(params[name], recorded, start[name])
+            assert error <= adapter.tolerance, f"{name} after step {t}: E = {error:.1e}"
+
+    for key, recorded in rec.under("state").items():
+        t, name = key.split("/", 1)
+        if not is_unused(name):
+            error = relative_error(states[t][name], recorded)
+            assert error <= STATE_TOLERANCE, f"state {name} after {t}: {error:.1e}"
+
+    for kind in ("feat", "aux"):
+        for key, recorded in rec.under(kind).items():
+            t, name = key.split("/", 1)
+            ours = seen[int(t)][f"{kind}/{name}"]
+            if name == "lstm_in":
+                error = np.abs(ours - recorded).max()
+            else:
+                error = relative_error(ours, recorded)
+            assert error <= STATE_TOLERANCE, f"{kind} {name} at {t}: {error:.1e}"
