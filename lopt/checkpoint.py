@@ -15,12 +15,13 @@ import jax
 import numpy as np
 import optax
 
-from lopt import factories, fileformat, options, rundir, snapshots
+from lopt import factories, options
 from lopt.base import LearnedOptimizer, MetaParams, Specs
 from lopt.config import RunConfig, TaskConfig, released
 from lopt.errors import CheckpointError, ConfigError
 from lopt.families import FAMILIES
-from lopt.fileformat import Header
+from lopt.files import fileformat, rundir, snapshots
+from lopt.files.fileformat import Header
 from lopt.guard import guarded
 from lopt.optimizers import OPTIMIZERS
 

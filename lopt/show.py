@@ -16,7 +16,7 @@ from lopt.base import Array, PRNGKey, Task
 from lopt.checkpoint import Checkpoint
 from lopt.errors import CheckpointError
 from lopt.families import FAMILIES
-from lopt.fileformat import disk_error
+from lopt.files.fileformat import disk_error
 from lopt.optimizers.explained import layerwise_policy
 from lopt.optimizers.layerwise import LayerwiseState
 from lopt.optimizers.policy import Policy

@@ -31,11 +31,11 @@ def main() -> None:
     set_up()
     from rich.console import Console
 
-    from lopt import report
     from lopt.checkpoint import read
     from lopt.cli.progress import Bar
-    from lopt.comparison import evaluate
     from lopt.config import load_suite
+    from lopt.evaluation import report
+    from lopt.evaluation.comparison import evaluate
     from lopt.suites import build_tasks
 
     checkpoint = read(options.optimizer)
@@ -76,7 +76,7 @@ def parse() -> argparse.Namespace:
 
 def group_speed_ups(results) -> dict[str, dict]:
     """Speed-ups over the best of several baselines, by task, with 80 % intervals."""
-    from lopt import statistics
+    from lopt.evaluation import statistics
 
     groups = {"best of sgd, adam, adamw, lion": FIRST_ORDER}
     groups |= {name: (name,) for name in ("muon", "static")}
@@ -114,7 +114,7 @@ def write(results, groups: dict, path: Path) -> None:
     import jax
 
     from lopt import __version__
-    from lopt.results import to_dict
+    from lopt.evaluation.results import to_dict
 
     without_curves = [
         dataclasses.replace(

@@ -9,8 +9,13 @@ import optax
 import pytest
 
 from lopt import mup
-from lopt.baselines import BASELINES, DEFAULT_BASELINES, baseline, warmup_cosine
 from lopt.errors import ConfigError
+from lopt.evaluation.baselines import (
+    BASELINES,
+    DEFAULT_BASELINES,
+    baseline,
+    warmup_cosine,
+)
 from lopt.optimizers.layerwise import layerwise
 
 names = pytest.mark.parametrize("name", BASELINES)

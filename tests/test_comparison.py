@@ -10,12 +10,12 @@ import pytest
 from problems import linear_regression, quadratic, quadratic_descent
 
 from lopt.base import LearnedOptimizer
-from lopt.baselines import BASELINES
-from lopt.comparison import evaluate
-from lopt.contest import Contender, compete, compile_program
-from lopt.curves import NEVER, NUM_POINTS, curves, point_steps
 from lopt.errors import ConfigError
-from lopt.results import to_dict
+from lopt.evaluation.baselines import BASELINES
+from lopt.evaluation.comparison import evaluate
+from lopt.evaluation.contest import Contender, compete, compile_program
+from lopt.evaluation.curves import NEVER, NUM_POINTS, curves, point_steps
+from lopt.evaluation.results import to_dict
 from lopt.suites import SuiteTask
 
 

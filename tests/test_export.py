@@ -13,10 +13,11 @@ import optax
 import pytest
 import safetensors.numpy
 
-from lopt import checkpoint, fileformat, rundir
+from lopt import checkpoint
 from lopt.checkpoint import Checkpoint, load, load_theta, read, save_file
 from lopt.errors import CheckpointError
-from lopt.fileformat import METADATA_KEY, Header
+from lopt.files import fileformat, rundir
+from lopt.files.fileformat import METADATA_KEY, Header
 from lopt.optimizers import OPTIMIZERS
 from lopt.options import resolved
 from lopt.run import meta_train

@@ -117,9 +117,7 @@ def test_a_scaled_channel_has_unit_rms_also_where_it_will_be_broadcast(rng, shap
 
 
 def test_a_zero_channel_stays_zero_and_a_tiny_one_is_damped():
-    assert features.rms_scale(jnp.zeros((1, 4)), 1e-5)[0, 0] == pytest.approx(
-        1e-5**-0.5
-    )
+    assert features.rms_scale(jnp.zeros((1, 4)), 1e-5)[0, 0] == pytest.approx(1e-5**-0.5)
     tiny = jnp.full((1, 4), 1e-3)
     expected = 1e-3 / np.sqrt(1e-5 + 1e-6)
     assert (tiny * features.rms_scale(tiny, 1e-5))[0, 0] == pytest.approx(expected)

@@ -433,9 +433,7 @@ def run(adapter: Adapter, rec: Recording):
         return (params, after), (params, after, seen)
 
     # Without LLVM's optimizations: half of the time goes into compiling.
-    @functools.partial(
-        jax.jit, compiler_options={"xla_backend_optimization_level": "0"}
-    )
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
     def all_steps(params, grads, losses):
         state = optimizer.init(params)
         _, history = jax.lax.scan(step, (params, state), (grads, losses))
@@ -447,9 +445,7 @@ def run(adapter: Adapter, rec: Recording):
     losses = np.stack([rec.arrays[f"loss/{t}"] for t in steps])
     start, history = jax.device_get(all_steps(rec.under("params0"), stacked, losses))
     history = [jax.tree.map(lambda x, t=t: x[t], history) for t in steps]
-    states = {"init": start} | {
-        str(t): state for t, (_, state, _) in enumerate(history)
-    }
+    states = {"init": start} | {str(t): state for t, (_, state, _) in enumerate(history)}
     return (
         [params for params, _, _ in history],
         {t: adapter.state(state, rec) for t, state in states.items()},

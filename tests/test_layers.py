@@ -13,16 +13,12 @@ PACKAGE = Path(lopt.__file__).parent
 
 LAYERS = (
     {"base", "compiling", "errors"},
-    {"config", "data", "features", "fileformat", "mup", "packing", "snapshots", "tree"}
-    | {"results", "statistics", "tuning", "workers"},
-    {"bases", "factories", "rundir"},
-    {"families", "guard", "options", "optimizers", "pictures", "unroll"},
-    {"baselines", "checkpoint", "curves", "estimators", "suites"},
-    {"contest", "trainer"},
-    {"summary"},
-    {"comparison"},
-    {"report", "run", "show"},
-    {"evaluation", "export"},
+    {"config", "data", "features", "mup", "packing"},
+    {"bases", "factories", "files"},
+    {"families", "guard", "optimizers", "options", "unroll"},
+    {"checkpoint", "estimators", "suites"},
+    {"trainer"},
+    {"evaluation", "run", "show"},
     {"cli"},
 )
 """From the bottom; a module imports from layers below its own, or from its subpackage.

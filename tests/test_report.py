@@ -13,14 +13,14 @@ import pytest
 from problems import quadratic
 from rich.console import Console
 
-from lopt import pictures, report
-from lopt.baselines import BASELINES
-from lopt.contest import Contender, Record
-from lopt.curves import NUM_POINTS, Reading
 from lopt.errors import LoptError
-from lopt.results import Settings, to_dict
-from lopt.summary import Entry, summarize
-from lopt.tuning import Hyperparameters, Point, SearchSpace, Tuned
+from lopt.evaluation import pictures, report
+from lopt.evaluation.baselines import BASELINES
+from lopt.evaluation.contest import Contender, Record
+from lopt.evaluation.curves import NUM_POINTS, Reading
+from lopt.evaluation.results import Settings, to_dict
+from lopt.evaluation.summary import Entry, summarize
+from lopt.evaluation.tuning import Hyperparameters, Point, SearchSpace, Tuned
 
 BUDGETS = (100, 200, 400, 800)
 SEEDS = 12

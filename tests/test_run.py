@@ -16,10 +16,10 @@ import optax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from lopt import fileformat, rundir, snapshots
 from lopt.checkpoint import load_theta, read, save_file
 from lopt.config import load_suite
 from lopt.errors import CheckpointError, ConfigError
+from lopt.files import fileformat, rundir, snapshots
 from lopt.run import Interrupted, build, meta_train
 from lopt.run.build import outer_optimizer
 

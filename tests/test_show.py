@@ -8,7 +8,7 @@ import pytest
 from lopt import show
 from lopt.checkpoint import Checkpoint
 from lopt.errors import CheckpointError
-from lopt.fileformat import Header
+from lopt.files.fileformat import Header
 from lopt.optimizers import OPTIMIZERS
 from lopt.options import resolved
 

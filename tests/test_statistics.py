@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lopt import statistics
+from lopt.evaluation import statistics
 
 BUDGETS = np.array([100.0, 200.0, 400.0, 800.0])
 

@@ -4,7 +4,13 @@ import math
 
 import pytest
 
-from lopt.tuning import MAX_EXTENSIONS, NUM_FINALISTS, Point, SearchSpace, search
+from lopt.evaluation.tuning import (
+    MAX_EXTENSIONS,
+    NUM_FINALISTS,
+    Point,
+    SearchSpace,
+    search,
+)
 
 SPACE = SearchSpace(learning_rate=1e-2)
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from lopt.workers import run_jobs
+from lopt.evaluation.workers import run_jobs
 
 
 def ignore(text, units):

@@ -87,9 +87,8 @@ def command(
     from lopt.cli.process import set_up
 
     set_up(devices)
-    from lopt import report, results
     from lopt.cli.progress import Bar
-    from lopt.evaluation import evaluate
+    from lopt.evaluation import evaluate, report, results
 
     given = {"trials": trials, "seeds": seeds, "budgets": budgets}
     with Bar() as bar:

@@ -41,7 +41,7 @@ def _suites() -> dict[str, str]:
 
 
 def _checkpoints() -> dict[str, str]:
-    from lopt.fileformat import read_header
+    from lopt.files.fileformat import read_header
 
     described = {}
     for name in released_names("checkpoints"):
@@ -76,7 +76,7 @@ def _families() -> dict[str, str]:
 
 
 def _baselines() -> dict[str, str]:
-    from lopt.baselines import BASELINES
+    from lopt.evaluation.baselines import BASELINES
 
     described = {}
     for name, baseline in BASELINES.items():

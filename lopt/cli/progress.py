@@ -1,6 +1,6 @@
 """How long work says how far it is: a bar on a terminal, else a line now and then.
 
-The bars are what `lopt.run.Progress` and `lopt.comparison` ask for.
+The bars are what `lopt.run.Progress` and `lopt.evaluation.comparison` ask for.
 """
 
 import sys

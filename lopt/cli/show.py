@@ -69,7 +69,7 @@ def show_suite(suite: str, json: bool) -> None:
 
 def show_file(path: Path, json: bool) -> None:
     """The header of an exported file, and the shapes of its weights."""
-    from lopt import fileformat
+    from lopt.files import fileformat
 
     tensors, header = fileformat.read(path)
     shapes = {name: list(array.shape) for name, array in sorted(tensors.items())}
@@ -125,7 +125,7 @@ def draw_policy(optimizer: str, picture: Path) -> None:
 
 def show_run(folder: Path, json: bool) -> None:
     """How far a run is, and what it is told."""
-    from lopt import rundir
+    from lopt.files import rundir
 
     config = rundir.read_config(folder)
     metrics = rundir.read_metrics(folder)

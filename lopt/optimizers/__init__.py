@@ -3,8 +3,20 @@
 from collections.abc import Callable
 
 from lopt.base import LearnedOptimizer
+from lopt.optimizers.adafac_mlp import adafac_mlp
 from lopt.optimizers.layerwise import layerwise
+from lopt.optimizers.learnable import learnable_adam, learnable_sgd, learnable_sgdm
+from lopt.optimizers.mlp import mlp
+from lopt.optimizers.nn_adam import nn_adam
+from lopt.optimizers.preprocessed import mup_adafac
 
 OPTIMIZERS: dict[str, Callable[..., LearnedOptimizer]] = {
+    "adafac_mlp": adafac_mlp,
     "layerwise": layerwise,
+    "learnable_adam": learnable_adam,
+    "learnable_sgd": learnable_sgd,
+    "learnable_sgdm": learnable_sgdm,
+    "mlp": mlp,
+    "mup_adafac": mup_adafac,
+    "nn_adam": nn_adam,
 }

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lopt import checkpoint, rundir, snapshots
+from lopt import checkpoint
 from lopt.checkpoint import Checkpoint
 from lopt.config import ComponentConfig, RunConfig
 from lopt.errors import ConfigError
+from lopt.files import rundir, snapshots
 
 
 @dataclass(frozen=True, kw_only=True)

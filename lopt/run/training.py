@@ -11,10 +11,11 @@ from typing import Any
 
 import jax
 
-from lopt import checkpoint, fileformat, rundir, snapshots
+from lopt import checkpoint
 from lopt.base import LearnedOptimizer, MetaParams
 from lopt.config import RunConfig, check_trust, load_suite
 from lopt.errors import ConfigError
+from lopt.files import fileformat, rundir, snapshots
 from lopt.run.build import build
 from lopt.run.loop import Log, Progress, Silent, loop
 from lopt.run.plan import Plan, plan

@@ -14,12 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt.base import Array, Data, LearnedOptimizer, MetaParams, PRNGKey, Task
-from lopt.curves import NEVER, NUM_POINTS, Curves, Reading, curves
-from lopt.results import Kind
-from lopt.tuning import Hyperparameters, Point, SearchSpace, Tuned, search
-
-_QUICK_COMPILE: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
-"""On a CPU: half the time to compile, and programs that are as fast."""
+from lopt.compiling import compile_lowered
+from lopt.evaluation.curves import NEVER, NUM_POINTS, Curves, Reading, curves
+from lopt.evaluation.results import Kind
+from lopt.evaluation.tuning import Hyperparameters, Point, SearchSpace, Tuned, search
 
 TUNING_READ_EVERY = 4
 """Tuning reads `valid` at 25 points: reading costs as much as a few steps."""
@@ -100,8 +98,7 @@ def compile_program(
     keys = jax.random.split(jax.random.key(0), lanes)
     args = jax.device_put((thetas, keys, *_limits(1, 1, True), task.data), device)
     lowered = jax.jit(curves(task, lopt)).lower(*args)
-    options = _QUICK_COMPILE if device.platform == "cpu" else None
-    return Program(lowered.compile(compiler_options=options), lanes, device)
+    return Program(compile_lowered(lowered), lanes, device)
 
 
 def repeat(theta: MetaParams, count: int) -> MetaParams:

@@ -17,8 +17,8 @@ from rich import box
 from rich.table import Table
 
 from lopt.errors import LoptError
-from lopt.pictures import overview_figure, svg, task_figure
-from lopt.results import (
+from lopt.evaluation.pictures import overview_figure, svg, task_figure
+from lopt.evaluation.results import (
     ContenderResult,
     Results,
     Settings,

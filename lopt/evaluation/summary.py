@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lopt import statistics
 from lopt.base import Task
-from lopt.contest import Contender, Record
-from lopt.curves import point_steps
-from lopt.results import (
+from lopt.evaluation import statistics
+from lopt.evaluation.contest import Contender, Record
+from lopt.evaluation.curves import point_steps
+from lopt.evaluation.results import (
     Bound,
     BudgetResult,
     ContenderResult,

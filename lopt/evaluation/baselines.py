@@ -27,8 +27,8 @@ from lopt import mup
 from lopt.base import Array, LearnedOptimizer, MetaParams, PRNGKey, Specs
 from lopt.bases import BASES, Base, orthogonalized
 from lopt.errors import unknown_name
+from lopt.evaluation.tuning import SearchSpace
 from lopt.packing import Packing, Stacks, packing
-from lopt.tuning import SearchSpace
 
 WARMUP = 0.05
 """Fraction of the run over which the rate rises."""

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from lopt.results import ContenderResult, Results, SpeedUp, TaskResult
+from lopt.evaluation.results import ContenderResult, Results, SpeedUp, TaskResult
 
 OURS = "#c1272d"
 CONTROL = "#7f7f7f"

@@ -21,7 +21,7 @@ from typing import Any
 import lopt
 from lopt.config import RunConfig, from_dict, to_dict
 from lopt.errors import CheckpointError, ConfigError
-from lopt.fileformat import disk_error, write_atomically
+from lopt.files.fileformat import disk_error, write_atomically
 
 CONFIG, RECORD, METRICS = "config.json", "run.json", "metrics.jsonl"
 CHECKPOINTS, RESULTS = "checkpoints", "evaluation/results.json"

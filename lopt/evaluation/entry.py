@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lopt import comparison, report
 from lopt.base import LearnedOptimizer, MetaParams
-from lopt.baselines import BASELINES
 from lopt.checkpoint import locate, read
 from lopt.config import RunConfig, check_trust, load_suite, released_names
 from lopt.errors import ConfigError, unknown_name
-from lopt.results import Results
+from lopt.evaluation import comparison, report
+from lopt.evaluation.baselines import BASELINES
+from lopt.evaluation.results import Results
 from lopt.suites import build_tasks
 
 
@@ -37,11 +37,11 @@ def evaluate(
       suite: a released suite's name, a TOML or Python file, or a configuration.
       out: a folder for `results.json` and `report.html`; None: nothing is written.
       overwrite: whether an evaluation in that folder is replaced.
-      baselines: names in `lopt.baselines.BASELINES`, or other learned optimizers, named
-        as `optimizer` is; None: all baselines.
+      baselines: names in `evaluation.baselines.BASELINES`, or other learned
+        optimizers, named as `optimizer` is; None: all baselines.
       trust: whether Python files that a suite or a checkpoint names may be run.
-      settings: of `lopt.comparison.evaluate`: `trials`, `seeds`, `tuning_seeds`,
-        `budgets`, `seed`, `lanes`, `progress`.
+      settings: of `comparison.evaluate`: `trials`, `seeds`, `tuning_seeds`, `budgets`,
+        `seed`, `lanes`, `progress`.
 
     Raises:
       ConfigError: a mistake in the suite, the folder or a setting; nothing was changed.

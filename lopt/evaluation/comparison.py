@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from lopt.base import LearnedOptimizer, MetaParams, Task
-from lopt.baselines import DEFAULT_BASELINES, baseline
-from lopt.contest import (
+from lopt.errors import ConfigError
+from lopt.evaluation.baselines import DEFAULT_BASELINES, baseline
+from lopt.evaluation.contest import (
     Contender,
     Program,
     Record,
@@ -27,12 +28,11 @@ from lopt.contest import (
     compile_program,
     milliseconds_per_step,
 )
-from lopt.errors import ConfigError
-from lopt.results import Results, Settings
+from lopt.evaluation.results import Results, Settings
+from lopt.evaluation.summary import Entry, summarize
+from lopt.evaluation.tuning import NUM_FINALISTS
+from lopt.evaluation.workers import Notify, run_jobs
 from lopt.suites import SuiteTask
-from lopt.summary import Entry, summarize
-from lopt.tuning import NUM_FINALISTS
-from lopt.workers import Notify, run_jobs
 
 BUDGETS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 """Run lengths as fractions of the task's."""

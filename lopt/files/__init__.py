@@ -1,0 +1,1 @@
+"""What lopt leaves on disk: exported files, run folders, snapshots of a run's state."""
