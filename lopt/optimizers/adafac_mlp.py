@@ -16,7 +16,7 @@ from lopt import features
 from lopt.base import Array, LearnedOptimizer, PyTree
 from lopt.errors import ConfigError
 from lopt.features import FactoredMoment, FullMoment
-from lopt.optimizers import network, options
+from lopt.optimizers import checks, network
 
 
 class AdafacMlpState(NamedTuple):
@@ -58,9 +58,9 @@ def adafac_mlp(
     Raises:
       ConfigError: a size, a decay or a constant is out of range.
     """
-    options.check_sizes(hidden_sizes=hidden_sizes)
-    options.check_positive(step_mult=step_mult, eps=eps)
-    options.check_decays(
+    checks.check_sizes(hidden_sizes=hidden_sizes)
+    checks.check_positive(step_mult=step_mult, eps=eps)
+    checks.check_decays(
         momentum_decays=momentum_decays,
         rms_decays=rms_decays,
         factored_decays=factored_decays,
@@ -102,7 +102,7 @@ def adafac_mlp(
         def update_fn(updates, state, params=None, **extra_args):
             del extra_args
             if params is None:
-                raise ValueError(options.NO_PARAMS)
+                raise ValueError(checks.NO_PARAMS)
             treedef = jax.tree.structure(params)
             g, p = (jax.tree.map(features.at_least_float32, x) for x in (updates, params))
             m = jax.tree.map(

@@ -14,7 +14,7 @@ import optax
 
 from lopt import features, mup
 from lopt.base import ROLES, Array, LearnedOptimizer, PyTree
-from lopt.optimizers import options
+from lopt.optimizers import checks
 
 
 class LearnableState(NamedTuple):
@@ -34,7 +34,7 @@ def learnable_sgd(
       per_role: whether every role of tensors learns a value of its own.
     """
 
-    options.check_positive(learning_rate=learning_rate)
+    checks.check_positive(learning_rate=learning_rate)
 
     def step(values, count, g):
         del count
@@ -53,8 +53,8 @@ def learnable_sgdm(
       momentum: starting value of β.
       per_role: whether every role of tensors learns values of its own.
     """
-    options.check_positive(learning_rate=learning_rate)
-    options.check_decays(momentum=momentum)
+    checks.check_positive(learning_rate=learning_rate)
+    checks.check_decays(momentum=momentum)
     initial = {
         "log_lr": math.log(learning_rate),
         "log_one_minus_momentum": math.log(1.0 - momentum),
@@ -87,8 +87,8 @@ def learnable_adam(
       eps_root: a constant, not learned; keeps the meta-gradient of the root finite.
       per_role: whether every role of tensors learns values of its own.
     """
-    options.check_positive(learning_rate=learning_rate, eps=eps)
-    options.check_decays(b1=b1, b2=b2)
+    checks.check_positive(learning_rate=learning_rate, eps=eps)
+    checks.check_decays(b1=b1, b2=b2)
     initial = {
         "log_lr": math.log(learning_rate),
         "log_one_minus_b1": math.log(1.0 - b1),

@@ -14,7 +14,7 @@ import optax
 
 from lopt import features
 from lopt.base import Array, LearnedOptimizer, PyTree
-from lopt.optimizers import network, options
+from lopt.optimizers import checks, network
 
 
 class MlpState(NamedTuple):
@@ -48,9 +48,9 @@ def mlp(
     Raises:
       ConfigError: a size, a decay or a constant is out of range.
     """
-    options.check_sizes(hidden_sizes=hidden_sizes)
-    options.check_positive(step_mult=step_mult, eps=eps)
-    options.check_decays(decays=decays)
+    checks.check_sizes(hidden_sizes=hidden_sizes)
+    checks.check_positive(step_mult=step_mult, eps=eps)
+    checks.check_decays(decays=decays)
     num_inputs = 2 + len(decays) + len(features.TIME_SCALES)
 
     def init(key):
@@ -69,7 +69,7 @@ def mlp(
         def update_fn(updates, state, params=None, **extra_args):
             del extra_args
             if params is None:
-                raise ValueError(options.NO_PARAMS)
+                raise ValueError(checks.NO_PARAMS)
             treedef = jax.tree.structure(params)
             g, p = (jax.tree.map(features.at_least_float32, x) for x in (updates, params))
             m = jax.tree.map(

@@ -14,7 +14,7 @@ import optax
 from lopt import features
 from lopt.base import Array, LearnedOptimizer, PyTree
 from lopt.features import log_abs
-from lopt.optimizers import options, recurrent
+from lopt.optimizers import checks, recurrent
 from lopt.optimizers.recurrent import LstmState
 
 NAMES = ("lr", "beta1", "beta2", "epsilon")
@@ -62,9 +62,9 @@ def nn_adam(
     Raises:
       ConfigError: a size, a decay or a constant is out of range.
     """
-    options.check_sizes(hidden_size=(hidden_size,))
-    options.check_positive(learning_rate=learning_rate, eps=eps)
-    options.check_decays(b1=b1, b2=b2)
+    checks.check_sizes(hidden_size=(hidden_size,))
+    checks.check_positive(learning_rate=learning_rate, eps=eps)
+    checks.check_decays(b1=b1, b2=b2)
     start = {
         "lr": 0.1 * math.log(learning_rate),
         "beta1": 0.1 * math.log(1.0 - b1),
@@ -99,7 +99,7 @@ def nn_adam(
         def update_fn(updates, state, params=None, **extra_args):
             del extra_args
             if params is None:
-                raise ValueError(options.NO_PARAMS)
+                raise ValueError(checks.NO_PARAMS)
             leaves, treedef = jax.tree.flatten(params)
             now = constrain(state.raw)
             grads = treedef.flatten_up_to(updates)
