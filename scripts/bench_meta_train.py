@@ -60,13 +60,11 @@ def digits_trainer() -> Trainer:
 def same_bases() -> optax.GradientTransformation:
     """Every base of `layerwise` by plain optax, their directions added."""
     directions = (
-        optax.contrib.scale_by_muon(),
+        optax.contrib.muon(-1.0),  # its sign like the others: a direction of ascent
         optax.scale_by_adam(),
         optax.scale_by_lion(),
         optax.trace(0.9),
     )
-    is_matrix = lambda params: jax.tree.map(lambda p: p.ndim == 2, params)  # noqa: E731
-    directions = (optax.masked(directions[0], is_matrix), *directions[1:])
 
     def update(grads, states, params=None):
         results = [
