@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from lopt import mup
 from lopt.base import SPLITS, ParamSpec
 from lopt.data import DATASETS
 from lopt.errors import ConfigError
@@ -234,3 +235,12 @@ def test_bad_options(unchecked_types, options, message):
     with pytest.raises(ConfigError) as error:
         mlp(**options)
     assert str(error.value).startswith(message)
+
+
+def test_inferred_specs_are_those_of_shapes_alone(key):
+    task = mlp(specs="inferred", form="plain", depth=1, width=64)
+    params, _ = task.init(key, task.data)
+    assert task.specs == mup.infer_specs(params)
+    assert {spec.depth for spec in jax.tree.leaves(task.specs)} == {None}
+    with pytest.raises(ConfigError, match="`form` must be `plain`"):
+        mlp(specs="inferred")

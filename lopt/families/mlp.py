@@ -34,6 +34,7 @@ INITS: dict[str, tuple[Callable[..., Array], float]] = {
 """A law of unit variance, and the variance of weights times fan_in. "uniform" is what
 torch's `Linear` has."""
 NORMALIZATIONS = ("none", "layer")
+SPECS = ("stated", "inferred")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class _Net:
     form: mup.Form
     base_width: int
     output_init: float
+    specs: str
 
 
 def mlp(
@@ -65,6 +67,7 @@ def mlp(
     form: mup.Form = "mup",
     base_width: int = 32,
     output_init: float = 0.1,
+    specs: str = "stated",
 ) -> Task:
     """A classifier trained on softmax cross-entropy; metrics: `accuracy`.
 
@@ -80,6 +83,9 @@ def mlp(
         does not.
       base_width: the width at which both forms agree.
       output_init: what the initial output weights are multiplied by.
+      specs: "stated" tells the optimizer all there is to know of each tensor, "inferred"
+        what shapes tell, as of parameters that a user gives without `specs`; the form
+        must then be "plain".
 
     Raises:
       ConfigError: an option is out of range, or names something unknown.
@@ -94,6 +100,7 @@ def mlp(
         "form": form,
         "base_width": base_width,
         "output_init": output_init,
+        "specs": specs,
     }
     _validate(options)
     data = _dataset(dataset)
@@ -103,6 +110,7 @@ def mlp(
     name = f"mlp-{dataset}-{depth}x{width}-{activation}"
     name += "-layer-norm" if normalization == "layer" else ""
     name += "-plain" if form == "plain" else ""
+    name += "-inferred" if specs == "inferred" else ""
     return replace(_task(net), name=name, data=data)
 
 
@@ -123,11 +131,14 @@ def _validate(options: Mapping[str, Any]) -> None:
         "normalization": NORMALIZATIONS,
         "init": INITS,
         "form": mup.FORMS,
+        "specs": SPECS,
     }
     for option, known in choices.items():
         if options[option] not in known:
             rule = "be " + " or ".join(f"`{name}`" for name in known)
             raise BrokenRule(option, rule, options[option])
+    if options["specs"] == "inferred" and options["form"] != "plain":
+        raise BrokenRule("form", "be `plain` where specs are inferred", options["form"])
 
 
 @cache
@@ -191,13 +202,15 @@ def _init(net: _Net, key: PRNGKey) -> Params:
 
 
 def _specs(net: _Net) -> Specs:
+    key = jax.random.key(0)
+    if net.specs == "inferred":
+        return mup.infer_specs(jax.eval_shape(partial(_init, net), key))
     names = _layer_names(net)
     roles: dict[str, Role] = {f"{name}/w": "hidden" for name in names}
     roles[f"{names[0]}/w"] = "input"
     roles[f"{names[-1]}/w"] = "output"
     if net.normalization == "layer":
         roles |= {f"{name}/scale": "norm" for name in names[:-1]}
-    key = jax.random.key(0)
     base = replace(net, width=net.base_width)
     specs = mup.param_specs(
         jax.eval_shape(partial(_init, net), key),
