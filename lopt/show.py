@@ -17,8 +17,7 @@ from lopt.checkpoint import Checkpoint
 from lopt.errors import CheckpointError
 from lopt.families import FAMILIES
 from lopt.files.fileformat import disk_error
-from lopt.optimizers.explained import layerwise_policy
-from lopt.optimizers.layerwise import LayerwiseState
+from lopt.optimizers.layerwise import LayerwiseState, layerwise_policy
 from lopt.optimizers.policy import Policy
 from lopt.packing import packing
 from lopt.unroll import inner_step

@@ -8,6 +8,7 @@ import pytest
 
 from lopt import mup, packing
 from lopt.bases import BASES, orthogonalize
+from lopt.errors import ConfigError
 from lopt.optimizers import OPTIMIZERS
 from lopt.optimizers.layerwise import layerwise
 
@@ -155,10 +156,14 @@ def test_layerwise_says_what_is_missing(key):
         ({"bases": ("adan",)}, "adan"),
         ({"bases": ("muon",)}, "vectors"),
         ({"embedding_size": 2}, "num_tensors"),
+        ({"hidden_sizes": (0,)}, "hidden_sizes"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"prior_logits": {"moun": 1.0}}, "moun"),
     ],
 )
 def test_layerwise_refuses_options(options, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ConfigError, match=words):
         layerwise(**options)
 
 

@@ -19,6 +19,7 @@ References:
 """
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -30,7 +31,8 @@ from lopt import bases as base_table
 from lopt import mup
 from lopt.base import Array, LearnedOptimizer, MetaParams, PRNGKey, Specs
 from lopt.bases import BASES, Base
-from lopt.optimizers import policy
+from lopt.errors import ConfigError, unknown_name
+from lopt.optimizers import checks, policy
 from lopt.packing import Packing, Stacks, packing
 
 EPS = 1e-12
@@ -78,13 +80,15 @@ def layerwise(
       [num_tensors, embedding_size] if asked for.
 
     Raises:
-      ValueError: an unknown base, no base for vectors, or an embedding of no tensors.
+      ConfigError: an option out of range, an unknown base, no base for vectors, or an
+        embedding of no tensors.
     """
-    table = _table(bases)
+    checks.check_sizes(hidden_sizes=hidden_sizes)
     if embedding_size and not num_tensors:
-        raise ValueError("`num_tensors` must be positive where tensors are embedded")
-    logits = tuple(float(prior_logits.get(name, 0.0)) for name in bases)
-    prior = policy.Prior(learning_rate, decay_steps, final, weight_decay, logits)
+        raise ConfigError("`num_tensors` must be positive where tensors are embedded")
+    combination = _combination(
+        bases, learning_rate, decay_steps, final, weight_decay, prior_logits
+    )
 
     def init(key: PRNGKey) -> MetaParams:
         inputs = policy.NUM_INPUTS + embedding_size
@@ -103,28 +107,78 @@ def layerwise(
     ) -> optax.GradientTransformationExtraArgs:
         if num_steps is None:
             raise TypeError("`layerwise` needs `num_steps`, the length of the run")
-        return _transformation(theta, table, prior, specs, num_steps)
+        return _transformation(theta, combination, specs, num_steps)
 
     return LearnedOptimizer(init, opt_fn)
 
 
-def _table(names: Sequence[str]) -> tuple[Base, ...]:
-    unknown = [name for name in names if name not in BASES]
-    if unknown:
-        raise ValueError(f"`bases` must be among {sorted(BASES)}, got {unknown[0]!r}")
-    table = tuple(BASES[name]() for name in names)
+def layerwise_policy(
+    theta: MetaParams,
+    state: LayerwiseState,
+    pack: Packing,
+    num_steps: ArrayLike,
+    options: Mapping[str, Any],
+) -> policy.Policy:
+    """What `layerwise` decided in the update that led to a state: for people to look at.
+
+    Args:
+      theta: meta-parameters.
+      state: after an update.
+      pack: of the parameters' specs; the policy is in the order of its tensors.
+      num_steps: length of the run.
+      options: all of those of the factory `layerwise`.
+    """
+    combination = _combination(
+        **{name: options[name] for name in signature(_combination).parameters}
+    )
+    total = jnp.asarray(num_steps, jnp.float32)
+    return _decide(theta, combination, pack, state.averages, state.step - 1, total)
+
+
+class _Combination(NamedTuple):
+    """What is mixed, and the policy that theta corrects."""
+
+    table: tuple[Base, ...]
+    prior: policy.Prior
+
+
+def _combination(
+    bases: Sequence[str],
+    learning_rate: float,
+    decay_steps: float,
+    final: float,
+    weight_decay: float,
+    prior_logits: Mapping[str, float],
+) -> _Combination:
+    checks.check_positive(learning_rate=learning_rate, decay_steps=decay_steps)
+    for name, value in {"final": final, "weight_decay": weight_decay}.items():
+        if not value >= 0:
+            raise ConfigError(f"`{name}` must be at least 0, got {value}")
+    for name in bases:
+        if name not in BASES:
+            raise unknown_name("base in `bases`", name, BASES)
+    for name in prior_logits:
+        if name not in BASES:
+            raise unknown_name("base in `prior_logits`", name, BASES)
+    table = tuple(BASES[name]() for name in bases)
     if not any(base.kind == "entrywise" for base in table):
-        raise ValueError(f"`bases` must hold one that fits vectors, got {list(names)}")
-    return table
+        raise ConfigError(
+            f"`bases` must hold one that fits vectors, got {list(bases)}",
+            hint="add `adam`",
+        )
+    logits = tuple(float(prior_logits.get(name, 0.0)) for name in bases)
+    prior = policy.Prior(learning_rate, decay_steps, final, weight_decay, logits)
+    return _Combination(table, prior)
 
 
 def _transformation(
     theta: MetaParams,
-    table: tuple[Base, ...],
-    prior: policy.Prior,
+    combination: _Combination,
     specs: Specs | None,
     num_steps: ArrayLike,
 ) -> optax.GradientTransformationExtraArgs:
+    table = combination.table
+
     def layout(params) -> Packing:
         return packing(mup.infer_specs(params) if specs is None else specs)
 
@@ -147,7 +201,7 @@ def _transformation(
         now = _statistics(pack, value, g, p, table[0].momentum(states[0]))
         averages = policy.update_averages(state.averages, now, state.step)
         total = jnp.asarray(num_steps, jnp.float32)
-        decision = _decide(theta, table, prior, pack, averages, state.step, total)
+        decision = _decide(theta, combination, pack, averages, state.step, total)
         coefficients = _coefficients(table, pack, decision.mixture, directions)
         update = _combine(pack, decision, coefficients, directions, p)
         updates = pack.unpack(update, params)
@@ -194,8 +248,7 @@ def _size(spec) -> int:
 
 def _decide(
     theta: MetaParams,
-    table: tuple[Base, ...],
-    prior: policy.Prior,
+    combination: _Combination,
     pack: Packing,
     averages: policy.Statistics,
     step: Array,
@@ -212,6 +265,7 @@ def _decide(
         order = [i for group in pack.groups for i in group]
         inputs = jnp.concatenate([inputs, theta["embedding"][jnp.asarray(order)]], 1)
     outputs = policy.apply_network(theta["network"], inputs)
+    table, prior = combination
     available = [[base.applies(spec) for base in table] for spec in pack.specs]
     return policy.decide(prior, outputs, available, pack.specs, step, num_steps)
 
