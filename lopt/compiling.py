@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-CPU_OPTIONS = {"xla_backend_optimization_level": 1}
+CPU_OPTIONS: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
 """Half the time to compile; the programs, mostly matrix products, are as fast."""
 
 

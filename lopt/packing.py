@@ -10,6 +10,7 @@ cost more than it saves, form stacks of one.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ class Packing:
       specs: the tensors' specs in *stack order*: all of the first stack, then the next.
     """
 
-    treedef: jax.tree_util.PyTreeDef
+    treedef: Any
     groups: tuple[tuple[int, ...], ...]
     specs: tuple[ParamSpec, ...]
 

@@ -139,16 +139,16 @@ class Trainer:
     def init(self, key: PRNGKey, theta: MetaParams | None = None) -> TrainState:
         """The state before the first outer step, from given meta-parameters or new."""
         theta_key, estimator_key, key = jax.random.split(key, 3)
-        theta = self.lopt.init(theta_key) if theta is None else theta
-        theta = jax.tree.map(jnp.asarray, theta)
+        start = self.lopt.init(theta_key) if theta is None else theta
+        start = jax.tree.map(jnp.asarray, start)
         keys = jax.random.split(estimator_key, max(len(self.groups), 1))
         states = tuple(
-            jax.jit(_over_tasks(group.estimator.init, group))(theta, k, group.data)
+            jax.jit(_over_tasks(group.estimator.init, group))(start, k, group.data)
             for group, k in zip(self.groups, keys, strict=False)
         )
-        outer_opt_state = self.outer_optimizer.init(theta)
+        outer_opt_state = self.outer_optimizer.init(start)
         step = jnp.zeros((), jnp.int32)
-        return self.place(TrainState(theta, outer_opt_state, states, step, key))
+        return self.place(TrainState(start, outer_opt_state, states, step, key))
 
     def step(
         self, state: TrainState, datas: tuple[Data, ...]
@@ -253,7 +253,7 @@ class Trainer:
             loss=jnp.sum(weights * losses),
             task_losses=losses,
             grad_norm=optax.tree.norm(grad),
-            num_diverged=sum(result.num_diverged for result, _ in results),
+            num_diverged=jnp.sum(jnp.stack([r.num_diverged for r, _ in results])),
             skipped=~finite,
         )
         states = tuple(states for _, states in results)

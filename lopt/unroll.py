@@ -105,8 +105,10 @@ def unroll(
         optimizer = lopt.opt_fn(theta, specs=task.specs, num_steps=state.num_steps)
 
         def step(carry, keys):
-            loss, *carry = inner_step(task, optimizer, *carry, keys, data)
-            return tuple(carry), loss
+            loss, params, model_state, opt_state = inner_step(
+                task, optimizer, *carry, keys=keys, data=data
+            )
+            return (params, model_state, opt_state), loss
 
         def stretch(carry, keys):
             step_keys, read_key = keys[:-1].reshape(meta_every, 2), keys[-1]

@@ -18,6 +18,7 @@ References:
   Learned Optimizers for Pretrained Models, 2024, arXiv 2408.09310.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from types import MappingProxyType
@@ -207,7 +208,8 @@ def _transformation(
         updates = pack.unpack(update, params)
         return updates, LayerwiseState(state.step + 1, states, averages)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    update: Any = update_fn  # optax's type does not know a required `value`
+    return optax.GradientTransformationExtraArgs(init_fn, update)
 
 
 def _directions(
@@ -216,6 +218,7 @@ def _directions(
     """Each base's direction, not yet normalized if entrywise, and its next state."""
     directions, next_states = [], []
     for base, state in zip(table, states, strict=True):
+        direction: Any
         direction, state = base.transform.update(grads, state, params)
         if base.kind == "orthogonalized":
             direction = base_table.orthogonalized(direction, pack)
@@ -228,7 +231,9 @@ def _statistics(
     pack: Packing, value: ArrayLike, grads: Stacks, params: Stacks, momentum: Stacks
 ) -> policy.Statistics:
     grad_rms, momentum_rms = pack.rms(grads), pack.rms(momentum)
-    sizes = jnp.asarray([max(_size(spec), 1) for spec in pack.specs], jnp.float32)
+    sizes = jnp.asarray(
+        [max(math.prod(spec.shape), 1) for spec in pack.specs], jnp.float32
+    )
     dot = pack.sums(tuple(m * g for m, g in zip(momentum, grads, strict=True))) / sizes
     return policy.Statistics(
         log_loss=jnp.log(jnp.abs(jnp.asarray(value, jnp.float32)) + EPS),
@@ -237,13 +242,6 @@ def _statistics(
         agreement=dot / (grad_rms * momentum_rms + EPS * EPS),
         log_signal=jnp.log(momentum_rms + EPS) - jnp.log(grad_rms + EPS),
     )
-
-
-def _size(spec) -> int:
-    size = 1
-    for n in spec.shape:
-        size *= n
-    return size
 
 
 def _decide(
