@@ -6,6 +6,7 @@ contain, the mathematics and the tolerances are in the README there.
 """
 
 import functools
+import importlib
 import json
 import os
 import re
@@ -19,10 +20,14 @@ import numpy as np
 import pytest
 
 from lopt.base import LearnedOptimizer, ParamSpec
-from lopt.optimizers import adafac_mlp as adafac
-from lopt.optimizers import learnable, network, nn_adam, recurrent
-from lopt.optimizers import mlp as mlp_module
+from lopt.optimizers import learnable, network, recurrent
 from lopt.optimizers.preprocessed import mup_adafac
+
+# As names of the package these are the factories of the same names.
+adafac, mlp_module, nn_adam = (
+    importlib.import_module(f"lopt.optimizers.{name}")
+    for name in ("adafac_mlp", "mlp", "nn_adam")
+)
 
 FOLDER = Path(
     os.environ.get("LOPT_GOLDEN")

@@ -73,7 +73,7 @@ def test_heldout_tasks_are_not_those_of_meta_training():
     options = [{**defaults, **task.options} for task in heldout]
     for unseen in options:
         assert unseen not in trained_on
-    for option in ("width", "depth", "activation", "dataset", "form"):
+    for option in ("width", "depth", "activation", "dataset", "normalization"):
         assert {o[option] for o in options} - {o[option] for o in trained_on}, option
     assert max(task.num_steps for task in heldout) > max(t.num_steps for t in seen)
 

@@ -86,7 +86,7 @@ def write(
         "mup_base": header.mup_base,
         "card": header.card,
     }
-    arrays = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+    arrays = {name: np.asarray(x, order="C") for name, x in tensors.items()}
     metadata = {METADATA_KEY: json.dumps(content, sort_keys=True, allow_nan=False)}
     write_atomically(path, safetensors.numpy.save(arrays, metadata))
 
