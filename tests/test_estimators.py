@@ -239,6 +239,17 @@ def test_divergence_is_charged_counted_and_restarted(transform, key):
     assert np.all(state.runs.step >= state.runs.num_steps)
 
 
+def test_a_finite_loss_above_the_bound_counts_as_the_bound(key):
+    """At rate 3 the loss grows a hundredfold a step, and stays finite."""
+    lopt = learnable_sgd(rate=3.0)
+    task, inner = make_unroll(6, lopt=lopt)
+    theta = lopt.init(key)
+    losses, run = inner.advance(theta, inner.init(theta, key, task.data), key, task.data)
+    assert np.all(np.isfinite(run.params["w"]))
+    assert losses[0] < task.loss_bound
+    np.testing.assert_array_equal(losses[-3:], task.loss_bound)
+
+
 @pytest.mark.parametrize("name", ESTIMATORS)
 @pytest.mark.parametrize("option", [{"num_pairs": 0}, {"sigma": 0.0}, {"sigma": -1.0}])
 def test_options_out_of_range_are_named(name, option):
