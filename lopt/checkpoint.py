@@ -245,7 +245,6 @@ def _evaluation(results: Path) -> dict[str, Any]:
     content = rundir.read_json(results)
     try:
         return {
-            "suite": content.get("suite"),
             "speed_up": content["speed_up"],
             "speed_up_over": content["speed_up_over"],
             "tasks": {task["name"]: task["speed_up"] for task in content["tasks"]},

@@ -45,6 +45,7 @@ def main() -> None:
             checkpoint.theta,
             build_tasks(load_suite(options.suite)),
             name=options.optimizer.stem,
+            suite=options.suite,
             baselines=BASELINES,
             trials=options.trials,
             seeds=options.seeds,

@@ -25,6 +25,7 @@ from lopt.evaluation.tuning import Hyperparameters, Point, SearchSpace, Tuned
 BUDGETS = (100, 200, 400, 800)
 SEEDS = 12
 SETTINGS = Settings(
+    suite="digits",
     baselines=("muon", "static", "<b>&"),
     trials=8,
     seeds=SEEDS,

@@ -477,3 +477,11 @@ def test_metrics_of_a_full_disk(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="no space left"):
         toy_run(tmp_path / "run")
     assert contents(tmp_path / "run") == {}
+
+
+def test_the_record_names_the_commit_of_the_checkout():
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        pytest.skip("not a git checkout")
+    head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=root, text=True)
+    assert (rundir.git_commit() or "").startswith(head.strip())

@@ -157,5 +157,14 @@ def _dotted(plain: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]
         if isinstance(value, Mapping) and value:
             rows += _dotted(value, f"{prefix}{key}.")
         else:
-            rows.append((f"{prefix}{key}", value))
+            rows.append((f"{prefix}{key}", _legible(value)))
     return rows
+
+
+def _legible(value: Any) -> Any:
+    """Four digits of a number are enough for people; `--json` has them all."""
+    if isinstance(value, list):
+        return [_legible(item) for item in value]
+    if value is None:
+        return "–"
+    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -61,6 +61,7 @@ def evaluate(
     tasks: Sequence[SuiteTask],
     *,
     name: str = "learned",
+    suite: str = "",
     baselines: Sequence[str | tuple[str, LearnedOptimizer, MetaParams]] = (
         DEFAULT_BASELINES
     ),
@@ -79,6 +80,7 @@ def evaluate(
       theta: its meta-parameters.
       tasks: what is trained, each for its `num_steps` and the smaller budgets.
       name: of the learned optimizer, for people.
+      suite: the tasks' name, for people.
       baselines: names in `BASELINES`, or (name, optimizer, theta) of learned ones.
       trials: points of each search, for each baseline, task and budget.
       seeds: reporting seeds; intervals need at least 10 to mean what they say.
@@ -100,6 +102,7 @@ def evaluate(
         # As few as divide the reporting seeds evenly: no lane is padded then.
         lanes = math.ceil(seeds / math.ceil(seeds / most))
     settings = Settings(
+        suite=suite,
         baselines=tuple(c.name for c in contenders[1:]),
         trials=trials,
         seeds=seeds,

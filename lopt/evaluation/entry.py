@@ -62,6 +62,7 @@ def evaluate(
         checkpoint.theta,
         build_tasks(config, trust=trust),
         name=_name(optimizer),
+        suite=config.suite,
         **settings,
     )
     if out is not None:

@@ -118,6 +118,7 @@ class TaskResult:
 class Settings:
     """What the evaluation was asked for, and where it ran."""
 
+    suite: str
     baselines: tuple[str, ...]
     trials: int
     seeds: int
