@@ -15,16 +15,15 @@ The transformations are elementwise: they accept stacks of tensors as well as a 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from lopt.base import Array, ParamSpec
+from lopt.mup import Kind
 from lopt.packing import Packing, Stacks, as_matrices, from_matrices
-
-Kind = Literal["entrywise", "orthogonalized"]
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration (Jordan et al., Muon, 2024)."""

@@ -66,14 +66,11 @@ def load(
 
     Raises:
       CheckpointError: nothing there, or it is damaged, foreign or too new.
-      ConfigError: `num_steps` is below 1.
       TypeError: the optimizer needs `num_steps`.
       ValueError: `num_steps` is not positive.
     """
     if isinstance(num_steps, int) and num_steps < 1:
         raise ValueError(f"`num_steps` must be at least 1, got {num_steps}")
-    if num_steps is not None and num_steps < 1:
-        raise ConfigError(f"`num_steps` must be at least 1, got {num_steps}")
     found = read(path_or_name, trust=trust)
     return guarded(found.lopt.opt_fn(found.theta, specs=specs, num_steps=num_steps))
 
