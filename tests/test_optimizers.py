@@ -24,8 +24,8 @@ TREES = {
     "matrices": {"tall": (6, 3), "wide": (2, 7), "square": (4, 4), "other": (4, 4)},
     "convolution": {"kernel": (3, 3, 2, 5), "bias": (5,)},
     "zero-size": {"none": (0, 3), "w": (2, 2)},
-    "empty": {},
 }
+MIXED = {name: shape for tree in TREES.values() for name, shape in tree.items()}
 
 
 def perturbed_theta(lopt, key):
@@ -59,8 +59,16 @@ def run(optimizer, params, key, num_steps=3, jit=True):
     return params
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("shapes", TREES.values(), ids=TREES)
+@pytest.mark.parametrize(
+    "shapes, dtype",
+    [
+        (MIXED, jnp.float32),
+        (MIXED, jnp.bfloat16),
+        (TREES["vectors"], jnp.float32),
+        ({}, jnp.float32),
+    ],
+    ids=["mixed", "mixed-bfloat16", "vectors", "empty"],
+)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_any_tree_keeps_shapes_and_dtypes(name, shapes, dtype, key):
     lopt = VARIANTS[name]()
