@@ -159,7 +159,7 @@ class Trainer:
             self._estimate(i, state.theta, state.estimator_states[i], keys[i], datas[i])
             for i in range(len(self.groups))
         ]
-        return self._update(state, keys[-1], results)
+        return self._finish(state, keys[-1], results, self._update)
 
     def compile(
         self, state: TrainState, on_group: Callable[[int, int], None] | None = None
@@ -195,7 +195,7 @@ class Trainer:
                     programs, state.estimator_states, keys, self.groups, strict=False
                 )
             ]
-            return update(state, keys[-1], results)
+            return self._finish(state, keys[-1], results, update)
 
         return step
 
@@ -232,10 +232,16 @@ class Trainer:
         num_diverged = jnp.sum(result.num_diverged)
         return MetaGradient(grad, result.loss, num_diverged), states
 
-    def _update(self, state: TrainState, key: PRNGKey, results):
-        grads = [result.grad for result, _ in results]
-        grad = jax.tree.map(lambda *g: sum(g), *grads)
-        losses = jnp.concatenate([result.loss for result, _ in results])
+    def _finish(self, state: TrainState, key: PRNGKey, results, update):
+        """Theta's update; the old particles are gone by now, the new ones untouched."""
+        gradients, particles = zip(*results, strict=True)
+        state, metrics = update(state._replace(estimator_states=()), key, gradients)
+        return state._replace(estimator_states=particles), metrics
+
+    def _update(self, state: TrainState, key: PRNGKey, gradients):
+        """A state without particles, one step on, and what the step reports."""
+        grad = jax.tree.map(lambda *g: sum(g), *[g.grad for g in gradients])
+        losses = jnp.concatenate([g.loss for g in gradients])
         weights = jnp.asarray([w for group in self.groups for w in group.weights])
         updates, opt_state = self.outer_optimizer.update(
             grad, state.outer_opt_state, state.theta
@@ -253,11 +259,10 @@ class Trainer:
             loss=jnp.sum(weights * losses),
             task_losses=losses,
             grad_norm=optax.tree.norm(grad),
-            num_diverged=jnp.sum(jnp.stack([r.num_diverged for r, _ in results])),
+            num_diverged=jnp.sum(jnp.stack([g.num_diverged for g in gradients])),
             skipped=~finite,
         )
-        states = tuple(states for _, states in results)
-        return TrainState(theta, opt_state, states, state.step + 1, key), metrics
+        return TrainState(theta, opt_state, (), state.step + 1, key), metrics
 
 
 def _over_tasks(function, group: TaskGroup):

@@ -66,7 +66,8 @@ def layerwise(
     """A per-layer combination of base optimizers, steered by a shared network.
 
     Args:
-      bases: names in `BASES`; their order is part of theta's meaning.
+      bases: names in `BASES`; their order is part of theta's meaning, and the
+        agreement with the gradient is that of the first one's momentum.
       hidden_sizes: of the policy network; empty: a linear policy.
       learning_rate: of the prior at the first step.
       decay_steps: steps after which the prior's step size has halved.

@@ -13,7 +13,7 @@ With its output layer at zero, as initialized, the policy *is* the prior.
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -126,8 +126,9 @@ def policy_inputs(
     return jnp.clip(inputs, -BOUND, BOUND)
 
 
-NUM_STRUCTURE = len(ROLES) + 3
-NUM_INPUTS = 6 + 7 + NUM_STRUCTURE
+NUM_SHARED, NUM_PER_TENSOR, NUM_STRUCTURE = 6, 7, len(ROLES) + 3
+NUM_INPUTS = NUM_SHARED + NUM_PER_TENSOR + NUM_STRUCTURE
+"""F, the inputs of the network without an embedding."""
 
 
 def _structure(spec: ParamSpec) -> list[float]:
@@ -169,7 +170,7 @@ def apply_network(layers: MetaParams, inputs: Array) -> Array:
 def decide(
     prior: Prior,
     outputs: Array,
-    available: Mapping[int, Sequence[bool]] | Sequence[Sequence[bool]],
+    available: Sequence[Sequence[bool]],
     specs: Sequence[ParamSpec],
     step: Array,
     num_steps: Array,
