@@ -118,16 +118,10 @@ def test_a_loss_that_is_not_finite_counts_as_the_bound(transform, key):
 
 
 def lengths_drawn(key, low, high, progress=0.0, **options):
-    inner = unroll(
-        fixed_start(),
-        learnable_sgd(),
-        length=50,
-        min_steps=low,
-        max_steps=high,
-        **options,
-    )
+    options = {"length": 50, "min_steps": low, "max_steps": high} | options
+    draw = unroll(fixed_start(), learnable_sgd(), **options).draw_num_steps
     keys = jax.random.split(key, 8000)
-    return np.asarray(jax.vmap(inner.draw_num_steps, (0, None))(keys, progress))
+    return np.asarray(jax.vmap(draw)(keys, jnp.full(len(keys), progress)))
 
 
 @pytest.mark.parametrize("low, high", [(100, 1000), (130, 130), (1, 2000)])
