@@ -28,13 +28,12 @@ from lopt.estimators.runs import started
 SIGNS = (1.0, -1.0)
 
 
-class Truncation(NamedTuple):
-    """What one truncation of all pairs gave."""
+class PairReadings(NamedTuple):
+    """What a truncation, or a whole run, said of all pairs."""
 
     losses: Array  # shape=[N, 2], meta-losses of the plus and minus runs
     diverged: Array  # shape=[N, 2], bool
     num_steps: Array  # shape=[], int32, inner steps taken
-    runs: UnrollState  # leaves [N, 2, ...]
 
 
 def perturbed(theta: MetaParams, noise: MetaParams, sign: Array) -> MetaParams:
@@ -50,8 +49,8 @@ def advance_pairs(
     key: PRNGKey,
     data: Data,
     progress: Array,
-) -> Truncation:
-    """One truncation of every pair; finished ones start a new run first."""
+) -> tuple[PairReadings, UnrollState]:
+    """One truncation of every pair, runs [N, 2, ...]; those that are over start anew."""
     num_pairs = runs.step.shape[0]
     keys = jax.random.split(key, (num_pairs, 3))
 
@@ -64,16 +63,22 @@ def advance_pairs(
     all_pairs = jax.vmap(both_signs, in_axes=(0, 0, 0, None))
     reading, runs = all_pairs(noise, runs, keys, jnp.asarray(SIGNS))
     num_steps = jnp.asarray(len(SIGNS) * num_pairs * unroll.length, jnp.int32)
-    return Truncation(reading.loss, reading.diverged, num_steps, runs)
+    return PairReadings(reading.loss, reading.diverged, num_steps), runs
 
 
-def antithetic_gradient(truncation: Truncation, credit: MetaParams) -> MetaGradient:
+def antithetic_gradient(readings: PairReadings, credit: MetaParams) -> MetaGradient:
     """1/(2N) Σ_i (L⁺_i − L⁻_i) c_i, credit leaves [N, ...]."""
-    difference = truncation.losses[:, 0] - truncation.losses[:, 1]
-    scale = difference / (2 * difference.shape[0])
+    difference = readings.losses[:, 0] - readings.losses[:, 1]
+    return weighted_credit(difference / (2 * len(difference)), credit, readings)
+
+
+def weighted_credit(
+    weights: Array, credit: MetaParams, readings: PairReadings
+) -> MetaGradient:
+    """Σ_i weights_i c_i, weights [N] and credit leaves [N, ...]."""
     return MetaGradient(
-        grad=jax.tree.map(lambda c: jnp.tensordot(scale, c, axes=1), credit),
-        loss=jnp.mean(truncation.losses),
-        num_diverged=jnp.sum(truncation.diverged, dtype=jnp.int32),
-        num_steps=truncation.num_steps,
+        grad=jax.tree.map(lambda c: jnp.tensordot(weights, c, axes=1), credit),
+        loss=jnp.mean(readings.losses),
+        num_diverged=jnp.sum(readings.diverged, dtype=jnp.int32),
+        num_steps=readings.num_steps,
     )

@@ -8,9 +8,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lopt.base import Array, MetaGradient, MetaParams
+from lopt.base import (
+    Array,
+    Data,
+    MetaGradient,
+    MetaParams,
+    PRNGKey,
+    Reading,
+    Rematerialize,
+    Unroll,
+    UnrollState,
+)
 from lopt.config import BrokenRule
-from lopt.estimators.runs import select
+from lopt.estimators.runs import select, started
 
 
 def check_clip_norm(clip_norm: float) -> None:
@@ -19,8 +29,33 @@ def check_clip_norm(clip_norm: float) -> None:
         raise BrokenRule("clip_norm", "not be negative", clip_norm)
 
 
+def truncation_gradient(
+    unroll: Unroll,
+    theta: MetaParams,
+    run: UnrollState,
+    keys: PRNGKey,  # shape=[3]
+    data: Data,
+    progress: Array,
+    rematerialize: Rematerialize,
+) -> tuple[MetaParams, Reading, UnrollState]:
+    """The gradient of one truncation's loss in theta, the run as it was taken as given.
+
+    A run that is over is started anew first, under the same derivative.
+    """
+
+    def loss(theta):
+        begun = started(unroll, theta, run, keys[:2], data, progress)
+        reading, after = unroll.advance(
+            theta, begun, keys[2], data, rematerialize=rematerialize
+        )
+        return reading.loss, (reading, after)
+
+    grad, (reading, after) = jax.grad(loss, has_aux=True)(theta)
+    return grad, reading, after
+
+
 def usable(grads: MetaParams, diverged: Array) -> Array:
-    """Which runs' gradients count, bool [N]: those of finite losses, finite themselves."""
+    """Which runs' gradients count, bool [N]: finite ones, of finite losses."""
     finite = [
         jnp.all(jnp.isfinite(g), axis=tuple(range(1, g.ndim)))
         for g in jax.tree.leaves(grads)
@@ -40,7 +75,7 @@ def _clip(grad: MetaParams, clip_norm: float) -> MetaParams:
     largest = jnp.where(largest > 0, largest, 1.0)
     unit = jax.tree.map(lambda g: g / largest, grad)
     scale = jnp.minimum(largest, clip_norm / optax.tree.norm(unit))
-    return jax.tree.map(lambda u: u * scale, unit)
+    return jax.tree.map(lambda u, g: (u * scale).astype(g.dtype), unit, grad)
 
 
 def mean_gradient(

@@ -39,10 +39,12 @@ def es(
 
     def estimate(theta, runs, key, data, progress):
         noise_key, run_key = jax.random.split(key)
-        noise, score = draw(theta, noise_key, num_pairs, progress)
-        truncation = advance_pairs(unroll, theta, noise, runs, run_key, data, progress)
+        noise, score = draw(theta, jax.random.split(noise_key, num_pairs), progress)
+        readings, runs = advance_pairs(
+            unroll, theta, noise, runs, run_key, data, progress
+        )
         # A dead run tells nothing about a fresh ε: its pair starts anew.
-        dead = jnp.any(truncation.diverged, axis=1)
-        return antithetic_gradient(truncation, score), ended(truncation.runs, dead)
+        dead = jnp.any(readings.diverged, axis=1)
+        return antithetic_gradient(readings, score), ended(runs, dead)
 
     return GradientEstimator(init, estimate)

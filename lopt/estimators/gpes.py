@@ -55,7 +55,7 @@ def gpes(
 
     def estimate(theta, state, key, data, progress):
         noise_key, run_key = jax.random.split(key)
-        fresh, score = draw(theta, noise_key, num_pairs, progress)
+        fresh, score = draw(theta, jax.random.split(noise_key, num_pairs), progress)
         is_new = over(state.runs)[:, 0]
         is_due = is_new
         if period is not None:
@@ -63,10 +63,9 @@ def gpes(
         noise = select(is_due, fresh, state.noise)
         added = select(is_due, jax.tree.map(jnp.add, state.credit, score), state.credit)
         credit = select(is_new, score, added)
-        truncation = advance_pairs(
+        readings, runs = advance_pairs(
             unroll, theta, noise, state.runs, run_key, data, progress
         )
-        state = GPESState(truncation.runs, noise, credit)
-        return antithetic_gradient(truncation, credit), state
+        return antithetic_gradient(readings, credit), GPESState(runs, noise, credit)
 
     return GradientEstimator(init, estimate)

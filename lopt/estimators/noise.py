@@ -28,11 +28,11 @@ class Draw(NamedTuple):
     score: MetaParams  # ε/σ²
 
 
-DrawFn = Callable[[MetaParams, PRNGKey, int, Array], Draw]
+DrawFn = Callable[[MetaParams, PRNGKey, Array], Draw]
 
 
 def gaussian(sigma: Sigma, sigma_end: Sigma | None = None) -> DrawFn:
-    """`(theta, key, N, progress) -> Draw`: N independent perturbations of theta.
+    """`(theta, keys [N], progress) -> Draw`: a perturbation of theta for each key.
 
     Args:
       sigma: standard deviation. A table maps path prefixes ("network/w0", or "network"
@@ -48,16 +48,17 @@ def gaussian(sigma: Sigma, sigma_end: Sigma | None = None) -> DrawFn:
     if sigma_end is not None:
         _check(sigma_end, "sigma_end")
 
-    def draw(theta: MetaParams, key: PRNGKey, num: int, progress: Array) -> Draw:
+    def draw(theta: MetaParams, keys: PRNGKey, progress: Array) -> Draw:
         leaves, treedef = jax.tree.flatten(theta)
         start = _for_leaves(theta, sigma, "sigma")
         end = start if sigma_end is None else _for_leaves(theta, sigma_end, "sigma_end")
         # One draw for all leaves: each further one costs compile time.
-        flat = jax.random.normal(key, (num, sum(leaf.size for leaf in leaves)))
+        size = sum(leaf.size for leaf in leaves)
+        flat = jax.vmap(lambda key: jax.random.normal(key, (size,)))(keys)
         noise, score, used = [], [], 0
         for leaf, first, last in zip(leaves, start, end, strict=True):
             deviation = first if first == last else first * (last / first) ** progress
-            part = flat[:, used : used + leaf.size].reshape(num, *leaf.shape)
+            part = flat[:, used : used + leaf.size].reshape(-1, *leaf.shape)
             noise.append((deviation * part).astype(leaf.dtype))
             score.append((part / deviation).astype(leaf.dtype))
             used += leaf.size

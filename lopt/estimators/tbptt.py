@@ -4,8 +4,14 @@ import jax
 import jax.numpy as jnp
 
 from lopt.base import GradientEstimator, Rematerialize, Unroll
-from lopt.estimators.backprop import check_clip_norm, clipped, mean_gradient, usable
-from lopt.estimators.runs import check_count, ended, started, unstarted
+from lopt.estimators.backprop import (
+    check_clip_norm,
+    clipped,
+    mean_gradient,
+    truncation_gradient,
+    usable,
+)
+from lopt.estimators.runs import check_count, ended, unstarted
 
 
 def tbptt(
@@ -41,20 +47,16 @@ def tbptt(
     def estimate(theta, runs, key, data, progress):
         keys = jax.random.split(key, (num_runs, 3))
 
-        def loss(theta, run, keys):
-            run = started(unroll, theta, run, keys[:2], data, progress)
-            reading, run = unroll.advance(
-                theta, run, keys[2], data, rematerialize=rematerialize
+        def gradient(run, keys):
+            return truncation_gradient(
+                unroll, theta, run, keys, data, progress, rematerialize
             )
-            return reading.loss, (reading, run)
 
-        backward = jax.vmap(jax.grad(loss, has_aux=True), in_axes=(None, 0, 0))
-        grads, (readings, runs) = backward(theta, runs, keys)
+        grads, readings, runs = jax.vmap(gradient)(runs, keys)
         kept = usable(grads, readings.diverged)
         num_steps = jnp.asarray(num_runs * unroll.length, jnp.int32)
-        gradient = mean_gradient(
-            clipped(grads, kept, clip_norm), readings.loss, kept, num_steps
-        )
-        return gradient, ended(runs, ~kept)
+        grads = clipped(grads, kept, clip_norm)
+        result = mean_gradient(grads, readings.loss, kept, num_steps)
+        return result, ended(runs, ~kept)
 
     return GradientEstimator(init, estimate)
