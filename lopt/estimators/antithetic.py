@@ -9,7 +9,8 @@ where the estimators differ in ε_i and in the credit c_i, a sum of scores ε/σ
 members of a pair have one run length and restart together.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from lopt.base import (
     MetaGradient,
     MetaParams,
     PRNGKey,
+    PyTree,
     Unroll,
     UnrollState,
 )
@@ -36,9 +38,48 @@ class PairReadings(NamedTuple):
     num_steps: Array  # shape=[], int32, inner steps taken
 
 
-def perturbed(theta: MetaParams, noise: MetaParams, sign: Array) -> MetaParams:
-    """θ ± ε."""
-    return jax.tree.map(lambda t, e: t + sign.astype(e.dtype) * e, theta, noise)
+def each_member(
+    function: Callable[..., Any],
+    theta: MetaParams,
+    noise: MetaParams,
+    keys: PRNGKey,
+    *runs: PyTree,
+) -> Any:
+    """`function(θ ± ε, keys, *runs)` of both members of every pair.
+
+    Args:
+      function: of one run.
+      theta: meta-parameters.
+      noise: ε, leaves [N, ...].
+      keys: [N, ...]; both members get the same.
+      runs: leaves [N, 2, ...].
+
+    Returns:
+      What the function returns, leaves [N, 2, ...].
+    """
+
+    def one(noise, keys, sign, *runs):
+        weights = jax.tree.map(lambda t, e: t + sign.astype(e.dtype) * e, theta, noise)
+        return function(weights, keys, *runs)
+
+    # One axis of particles: two nested ones cost a third more to trace, and to run.
+    num_pairs = keys.shape[0]
+    signs = jnp.tile(jnp.asarray(SIGNS), num_pairs)
+    noise, keys, runs = jax.tree.map(_flat, (_twice(noise), _twice(keys), runs))
+    return jax.tree.map(_paired, jax.vmap(one)(noise, keys, signs, *runs))
+
+
+def _twice(tree):
+    """Leaves [N, ...] -> [N, 2, ...]."""
+    return jax.tree.map(lambda x: jnp.stack([x, x], axis=1), tree)
+
+
+def _flat(x: Array) -> Array:
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _paired(x: Array) -> Array:
+    return x.reshape(-1, 2, *x.shape[1:])
 
 
 def advance_pairs(
@@ -52,16 +93,13 @@ def advance_pairs(
 ) -> tuple[PairReadings, UnrollState]:
     """One truncation of every pair, runs [N, 2, ...]; those that are over start anew."""
     num_pairs = runs.step.shape[0]
-    keys = jax.random.split(key, (num_pairs, 3))
 
-    def one(noise, run, keys, sign):
-        weights = perturbed(theta, noise, sign)
+    def truncation(weights, keys, run):
         run = started(unroll, weights, run, keys[:2], data, progress)
         return unroll.advance(weights, run, keys[2], data)
 
-    both_signs = jax.vmap(one, in_axes=(None, 0, None, 0))
-    all_pairs = jax.vmap(both_signs, in_axes=(0, 0, 0, None))
-    reading, runs = all_pairs(noise, runs, keys, jnp.asarray(SIGNS))
+    keys = jax.random.split(key, (num_pairs, 3))
+    reading, runs = each_member(truncation, theta, noise, keys, runs)
     num_steps = jnp.asarray(len(SIGNS) * num_pairs * unroll.length, jnp.int32)
     return PairReadings(reading.loss, reading.diverged, num_steps), runs
 

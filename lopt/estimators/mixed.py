@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from lopt.base import Array, GradientEstimator, MetaGradient, Rematerialize, Unroll
-from lopt.estimators.antithetic import SIGNS, perturbed
+from lopt.estimators.antithetic import each_member
 from lopt.estimators.backprop import (
     check_clip_norm,
     clipped,
@@ -57,15 +57,12 @@ def mixed(
         noise, score = draw(theta, jax.random.split(noise_key, num_pairs), progress)
         keys = jax.random.split(run_key, (num_pairs, 3))
 
-        def member(noise, run, keys, sign):
+        def member(weights, keys, run):
             return truncation_gradient(
-                unroll, perturbed(theta, noise, sign), run, keys, data, progress,
-                rematerialize,
-            )  # fmt: skip
+                unroll, weights, run, keys, data, progress, rematerialize
+            )
 
-        pair = jax.vmap(member, in_axes=(None, 0, None, 0))
-        pairs = jax.vmap(pair, in_axes=(0, 0, 0, None))
-        grads, readings, runs = pairs(noise, runs, keys, jnp.asarray(SIGNS))
+        grads, readings, runs = each_member(member, theta, noise, keys, runs)
         kept = usable(grads, jnp.any(readings.diverged, axis=1))
         backprop = jax.tree.map(lambda g: jnp.mean(g, axis=1), grads)
         backprop = clipped(backprop, kept, clip_norm)

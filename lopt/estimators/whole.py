@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lopt.base import Array, Data, MetaParams, PRNGKey, Unroll
-from lopt.estimators.antithetic import SIGNS, PairReadings, perturbed
+from lopt.estimators.antithetic import PairReadings, each_member
 
 
 def numbered(num: int) -> Array:
@@ -35,28 +35,21 @@ def whole_pairs(
     Both members of a pair share initialization and data. Memory does not grow with the
     run's length.
     """
-    signs = jnp.asarray(SIGNS)
 
-    def over_pairs(function, *axes):
-        both_signs = jax.vmap(function, in_axes=(None, None, 0, *axes))
-        return jax.vmap(both_signs, in_axes=(0, 0, None, *axes))
-
-    def start(noise, key, sign):
-        weights = perturbed(theta, noise, sign)
+    def start(weights, key):
         return unroll.init(weights, jax.random.fold_in(key, 0), data, num_steps)
 
-    def truncation(noise, key, sign, run):
-        weights = perturbed(theta, noise, sign)
+    def truncation(weights, key, run):
         key = jax.random.fold_in(key, 1 + run.step)
         return unroll.advance(weights, run, key, data)
 
     def advance(carry):
         step, runs, total, diverged = carry
-        reading, runs = over_pairs(truncation, 0)(noise, keys, signs, runs)
+        reading, runs = each_member(truncation, theta, noise, keys, runs)
         step = step + unroll.length
         return step, runs, total + reading.loss, diverged | reading.diverged
 
-    runs = over_pairs(start)(noise, keys, signs)
+    runs = each_member(start, theta, noise, keys)
     total, diverged = (jnp.zeros(runs.step.shape, kind) for kind in (jnp.float32, bool))
     carry = (jnp.zeros((), jnp.int32), runs, total, diverged)
     carry = jax.lax.while_loop(lambda c: c[0] < num_steps, advance, carry)
