@@ -106,8 +106,18 @@ def advance_pairs(
 
 def antithetic_gradient(readings: PairReadings, credit: MetaParams) -> MetaGradient:
     """1/(2N) Σ_i (L⁺_i − L⁻_i) c_i, credit leaves [N, ...]."""
-    difference = readings.losses[:, 0] - readings.losses[:, 1]
+    difference = differences(readings.losses)
     return weighted_credit(difference / (2 * len(difference)), credit, readings)
+
+
+def differences(losses: Array) -> Array:
+    """L⁺ − L⁻ of losses [N, 2], exactly zero where they are equal.
+
+    Compiled into one multiply-add with what made the losses, a plain difference of equal
+    ones would be a rounding error.
+    """
+    plus, minus = losses[:, 0], losses[:, 1]
+    return jnp.where(plus == minus, 0.0, plus - minus)
 
 
 def weighted_credit(

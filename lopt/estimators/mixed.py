@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from lopt.base import Array, GradientEstimator, MetaGradient, Rematerialize, Unroll
-from lopt.estimators.antithetic import each_member
+from lopt.estimators.antithetic import differences, each_member
 from lopt.estimators.backprop import (
     check_clip_norm,
     clipped,
@@ -66,7 +66,7 @@ def mixed(
         kept = usable(grads, jnp.any(readings.diverged, axis=1))
         backprop = jax.tree.map(lambda g: jnp.mean(g, axis=1), grads)
         backprop = clipped(backprop, kept, clip_norm)
-        half = 0.5 * (readings.loss[:, 0] - readings.loss[:, 1])
+        half = 0.5 * differences(readings.loss)
         es = jax.vmap(lambda h, s: jax.tree.map(lambda x: h * x, s))(half, score)
         result = MetaGradient(
             grad=jax.tree.map(lambda b, e: mixture(b, e, kept), backprop, es),
