@@ -48,11 +48,13 @@ def init_network(key: PRNGKey, sizes: Sequence[int]) -> MetaParams:
     Weights are normal with standard deviation 1/√inputs, cut at two standard
     deviations; biases are zero.
     """
-    theta = {}
     pairs = list(itertools.pairwise(sizes))
-    keys = jax.random.split(key, len(pairs))
-    for i, (subkey, (n_in, n_out)) in enumerate(zip(keys, pairs, strict=True)):
-        w = jax.random.truncated_normal(subkey, -2.0, 2.0, (n_out, n_in))
+    # One draw for all layers: each further one costs compile time.
+    noise = jax.random.truncated_normal(key, -2.0, 2.0, (sum(i * o for i, o in pairs),))
+    theta, used = {}, 0
+    for i, (n_in, n_out) in enumerate(pairs):
+        w = noise[used : used + n_in * n_out].reshape(n_out, n_in)
+        used += n_in * n_out
         theta[f"w{i}"] = w / n_in**0.5
         theta[f"b{i}"] = jnp.zeros(n_out)
     return theta
@@ -85,7 +87,7 @@ def apply_network(
     for pack in _packs(sizes, limit):
         members = [channels[i] for i in pack]
         if sizes[pack[0]] > limit:
-            results = [apply(_scaled(layers, c, eps), c) for c in members]
+            results = [apply(layers, c, eps) for c in members]
         else:
             results = apply_packed(layers, members, eps)
         outputs |= zip(pack, results, strict=True)
@@ -122,8 +124,12 @@ def updates(
 def normalized(channels: Sequence[Array], eps: float) -> Array:
     """The normalized channels [sum of c, *s], broadcast: what the network sees."""
     shape = jnp.broadcast_shapes(*(c.shape[1:] for c in channels))
-    scaled = [c * features.rms_scale(c, eps) for c in channels]
-    return jnp.concatenate([jnp.broadcast_to(c, (len(c), *shape)) for c in scaled])
+    parts = []
+    for _, group in itertools.groupby(channels, key=lambda c: c.shape[1:]):
+        x = jnp.concatenate(list(group))
+        x = x * features.rms_scale(x, eps)
+        parts.append(jnp.broadcast_to(x, (len(x), *shape)))
+    return jnp.concatenate(parts)
 
 
 def _fold(theta: MetaParams, shared: Array) -> Layers:
@@ -149,23 +155,19 @@ def _packs(sizes: Sequence[int], limit: int) -> list[list[int]]:
     return packs
 
 
-def _scaled(layers: Layers, channels: Sequence[Array], eps: float) -> Layers:
-    """Layers that take the channels as they are, not normalized."""
-    (w, b), *later = layers
-    scales = [features.rms_scale(c, eps).reshape(1, -1) for c in channels]
-    return [(w * jnp.concatenate(scales, axis=1), b), *later]
-
-
-def _narrow(layers: Layers, channels: Sequence[Array]) -> list[Array]:
-    """The outputs [*s], with every layer as rows [*s], sums of scalars times rows.
+def _narrow(layers: Layers, channels: Sequence[Array], eps: float) -> list[Array]:
+    """The outputs [*s] of a large tensor, with every layer as rows [*s].
 
     Only what is smaller than the tensor, statistics of rows and columns, is a product.
     """
     (w, b), *later = layers
     groups = _by_shape(w, channels)
     columns, own = groups.pop(_broadcast_shape(channels))
-    products = [_product(*group) for group in groups.values()]
-    rows = _sums(columns, [x for c in own for x in c], b)
+    products = [
+        jnp.tensordot(columns, normalized(group, eps), axes=1)
+        for columns, group in groups.values()
+    ]
+    rows = _sums(columns * _scales(own, eps), [x for c in own for x in c], b)
     rows = [sum((p[j] for p in products), row) for j, row in enumerate(rows)]
     return _later_rows(later, rows)
 
@@ -174,9 +176,20 @@ def _narrow_packed(
     layers: Layers, tensors: Sequence[Sequence[Array]], eps: float
 ) -> list[list[Array]]:
     """The outputs of small tensors: the first layer by products, then packed."""
-    _, *later = layers
-    hidden = [_first_products(_scaled(layers, c, eps), c) for c in tensors]
+    (w, b), *later = layers
+    hidden = []
+    for channels in tensors:
+        x = features.along(b, channels[0])
+        for columns, group in _by_shape(w, channels).values():
+            x = x + jnp.tensordot(columns, normalized(group, eps), axes=1)
+        hidden.append(x)
     return _packed(lambda x: _later_rows(later, list(x)), hidden)
+
+
+def _wide(layers: Layers, channels: Sequence[Array], eps: float) -> list[Array]:
+    """The outputs [*s] of a large tensor."""
+    (w, b), *later = layers
+    return _in_slices([(w * _scales(channels, eps), b), *later], channels)
 
 
 def _wide_packed(
@@ -184,7 +197,7 @@ def _wide_packed(
 ) -> list[list[Array]]:
     """The outputs of tensors whose normalized channels are packed."""
     inputs = [normalized(c, eps) for c in tensors]
-    return _packed(lambda x: _wide(layers, [x]), inputs)
+    return _packed(lambda x: _in_slices(layers, [x]), inputs)
 
 
 def _packed(
@@ -232,7 +245,7 @@ def _by_products(layers: Layers, channels: Sequence[Array]) -> Array:
     return x
 
 
-def _wide(layers: Layers, channels: Sequence[Array]) -> list[Array]:
+def _in_slices(layers: Layers, channels: Sequence[Array]) -> list[Array]:
     """The outputs [*s], by products, slice by slice along the tensor's longest axis.
 
     The last slice overlaps the one before where the axis is no multiple of its width.
@@ -274,6 +287,12 @@ def _slice_width(shape: tuple[int, ...], axis: int) -> int:
 def _product(columns: Array, group: Sequence[Array]) -> Array:
     """Σ over the channels of one shape of columns · channel: [h, *s or 1]."""
     return jnp.tensordot(columns, jnp.concatenate(group), axes=1)
+
+
+def _scales(channels: Sequence[Array], eps: float) -> Array:
+    """What normalizes channels, for the columns of a matrix that meet them: [1, c]."""
+    scales = [features.rms_scale(c, eps).reshape(1, -1) for c in channels]
+    return jnp.concatenate(scales, axis=1)
 
 
 def _by_shape(
