@@ -106,9 +106,12 @@ def _stated(theta: Any) -> dict[str, np.ndarray]:
             array = np.asarray(value)
         except ValueError:  # lists of different lengths
             array = np.asarray(None)
-        if array.dtype.kind not in "if" or not np.isfinite(array).all():
+        is_number = array.dtype.kind in "if"
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32) if is_number else array
+        if not is_number or not np.isfinite(array).all():
             raise BrokenRule(f"theta.{name}", "be a list of finite numbers", value)
-        stated[name] = array.astype(np.float32)
+        stated[name] = array
     return stated
 
 
@@ -130,9 +133,10 @@ def _options(
                 "carries what became of it",
                 hint=f"drop `--set {name}`",
             )
-        if name in inferred and value != inferred[name]:
+        plain = list(value) if isinstance(value, tuple) else value
+        if name in inferred and plain != inferred[name]:
             raise ConfigError(
-                f"`{name}` is {inferred[name]} in `{found.path}`, got {value}",
+                f"`{name}` is {inferred[name]} in `{found.path}`, got {plain}",
                 hint=f"drop `--set {name}`",
             )
     everything = options.resolved(factory, {**typed, **inferred})
@@ -144,7 +148,7 @@ def _inferred(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The options that shapes of tensors tell: sizes of hidden layers."""
     biases = [x for name, x in tensors.items() if name.startswith("network/b")]
     if biases:
-        return {"hidden_sizes": tuple(b.size for b in biases[:-1])}
+        return {"hidden_sizes": [b.size for b in biases[:-1]]}
     if "lstm/hidden" in tensors:
         return {"hidden_size": tensors["lstm/hidden"].size}
     return {"per_role": False}
