@@ -46,6 +46,7 @@ _DAMAGE = (
 _ZIP = b"PK\x03\x04"
 # The first item of torch's files before 1.6, a number, pickled by protocol 2.
 _OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+_SAFE_TORCH = (2, 6)  # before, `weights_only` could be escaped: CVE-2025-32434
 _MSGPACK_MAPS = {*range(0x81, 0x90), 0xDE, 0xDF}
 _PICKLE_SUFFIXES = (".pkl", ".pickle")
 
@@ -123,8 +124,9 @@ def _format(path: Path, data: bytes) -> tuple[str, Any]:
         return "safetensors", _from_safetensors
     if data.startswith(_OLD_TORCH) or _is_torch_zip(data):
         return "torch", _from_torch
-    # No map of msgpack: 0x80 is the empty one, which ends there.
-    if data[0] == 0x80 or (path.suffix in _PICKLE_SUFFIXES and data[0] < 0x80):
+    # In msgpack 0x80 is an empty map, which nothing follows.
+    is_pickle = data[0] == 0x80 and len(data) > 1
+    if is_pickle or (path.suffix in _PICKLE_SUFFIXES and data[0] < 0x80):
         raise CheckpointError(
             f"`{path}` is a pickle, which can run any code when it is read",
             hint="where you trust it, load it yourself and write its theta with "
@@ -229,12 +231,17 @@ def _from_safetensors(data: bytes) -> dict[str, np.ndarray]:
 
 def _from_torch(data: bytes) -> Any:
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise _Refused(
             f"is a torch file, and torch cannot be imported ({error})",
             "`pip install 'lopt[torch]'`, or import safetensors",
         ) from None
+    if tuple(map(int, torch.__version__.split(".")[:2])) < _SAFE_TORCH:
+        raise _Refused(
+            f"is a torch file, and torch {torch.__version__} cannot read it safely",
+            "`pip install --upgrade 'lopt[torch]'`",
+        )
     try:
         tree = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
