@@ -183,6 +183,14 @@ def test_theta_is_found_inside_of_checkpoints(wrap, tmp_path):
     )
 
 
+def test_what_else_a_checkpoint_holds_is_not_dropped(tmp_path):
+    content = {"params": nested(PUBLISHED["mlp"]), "decays": random(6)}
+    (tmp_path / "c.state").write_bytes(flax_bytes(content))
+    with pytest.raises(CheckpointError, match="has none of the tensors") as error:
+        import_file(tmp_path / "c.state", "mlp")
+    assert "it has 5: `decays`, `params/" in error.value.hint
+
+
 def test_a_file_of_flax_itself():
     rng = np.random.default_rng(0)
     ours = flat(import_file(DATA / "mlp_params.msgpack", "mlp").checkpoint.theta)

@@ -11,7 +11,8 @@ Sources, as read in their own code:
 * PyLO, `models/Meta_MLP.py`; weights are [outputs, inputs]. Its files on the hub have no
   decays: those of `btherien/mulo` are defaults of `optim/AdafacLO_naive.py`, where they
   are offsets from the same starting values; ELO (`optim/ELO_naive.py`) has none, so that
-  its offsets are zero. `optim/AdafacLO_cuda.py` also reads files that carry them.
+  its offsets are zero. `optim/AdafacLO_cuda.py` also reads files that carry them. It
+  clips momentum decays to [0, 1], where the published ones lie anyway; ours are free.
 
 This module uses the standard library alone.
 """
