@@ -132,6 +132,7 @@ class Task:
       eval_batch: `(data, split) -> batch`: the fixed one that curves are read on.
       loss: `(params, model_state, batch, key) -> (loss [], (model_state, metrics))`,
         metrics a dict of scalars such as `accuracy`.
+      splits: those that its data have; "train" at least.
     """
 
     name: str
@@ -145,6 +146,7 @@ class Task:
         [Params, ModelState, Batch, PRNGKey],
         tuple[Array, tuple[ModelState, dict[str, Array]]],
     ]
+    splits: tuple[Split, ...] = SPLITS
 
 
 @runtime_checkable
@@ -194,35 +196,67 @@ class UnrollState(NamedTuple):
     opt_state: optax.OptState
     step: Array  # shape=[], int32: inner steps since the last restart
     num_steps: Array  # shape=[], int32: length of this run, T, a multiple of K
+    best: Array  # shape=[], the lowest meta-loss read so far, inf at step 0
+
+
+class Reading(NamedTuple):
+    """What one truncation of a run says of it."""
+
+    loss: Array  # shape=[], its part of the meta-loss, times the run's truncations
+    diverged: Array  # shape=[], bool: whether a loss was not finite
+
+
+Rematerialize = Literal["nothing", "steps", "stretches"]
+"""What reverse-mode differentiation computes anew instead of keeping: nothing; what
+happens inside a step; or the steps between two readings of the meta-loss, too."""
+
+
+@runtime_checkable
+class AdvanceFn(Protocol):
+    """`Unroll.advance`."""
+
+    def __call__(
+        self,
+        theta: MetaParams,
+        state: UnrollState,
+        key: PRNGKey,
+        data: Data,
+        *,
+        rematerialize: Rematerialize = "nothing",
+    ) -> tuple[Reading, UnrollState]:
+        """K inner steps, and the meta-loss that was read on the way."""
+        ...
 
 
 @dataclass(frozen=True)
 class Unroll:
     """The inner loop, cut into truncations.
 
+    The mean of `Reading.loss` over the truncations of a run is the run's meta-loss.
+
     Attributes:
-      init: `(theta, key, data) -> UnrollState` at step 0, with a run length drawn.
-      advance: `(theta, state, key, data) -> (meta_losses [M], UnrollState)`: K steps,
-        and the bounded meta-losses read on the way; non-finite ones are not bounded
-        here, the estimator counts them.
+      draw_num_steps: `(key, progress) -> num_steps`: a run length, int32.
+      init: `(theta, key, data, num_steps) -> UnrollState` at step 0.
+      advance: an `AdvanceFn`: one truncation. A run that has met a non-finite loss may
+        go on; each truncation is then charged with the worst loss.
       length: K.
       max_steps: the longest run length, a multiple of K.
-      worst: the meta-loss that a diverged run is charged with.
     """
 
-    init: Callable[[MetaParams, PRNGKey, Data], UnrollState]
-    advance: Callable[[MetaParams, UnrollState, PRNGKey, Data], tuple[Array, UnrollState]]
+    draw_num_steps: Callable[[PRNGKey, Array], Array]
+    init: Callable[[MetaParams, PRNGKey, Data, Array], UnrollState]
+    advance: AdvanceFn
     length: int
     max_steps: int
-    worst: float
 
 
 class MetaGradient(NamedTuple):
     """What an estimator returns."""
 
     grad: MetaParams
-    loss: Array  # shape=[], the mean meta-loss of the truncation
+    loss: Array  # shape=[], the mean meta-loss of what was run
     num_diverged: Array  # shape=[], int32: runs that met a non-finite loss
+    num_steps: Array  # shape=[], int32: inner steps taken, all particles together
 
 
 EstimatorState = Any
@@ -232,15 +266,16 @@ EstimatorState = Any
 class GradientEstimator:
     """Estimates the meta-gradient on one task; carries its particles between calls.
 
+    Progress is the share of outer steps that are done, in [0, 1).
+
     Attributes:
-      init: `(theta, key, data) -> state`; every array has the pairs as leading axis.
-      estimate: `(theta, state, key, data) -> (MetaGradient, state)`: one truncation.
-      steps_per_call: inner steps that one call takes, all particles together.
+      init: `(theta, key, data) -> state`; every array has the particles (the pairs, or
+        single runs) as leading axis, so that they can be shared out over devices.
+      estimate: `(theta, state, key, data, progress) -> (MetaGradient, state)`.
     """
 
     init: Callable[[MetaParams, PRNGKey, Data], EstimatorState]
     estimate: Callable[
-        [MetaParams, EstimatorState, PRNGKey, Data],
+        [MetaParams, EstimatorState, PRNGKey, Data, Array],
         tuple[MetaGradient, EstimatorState],
     ]
-    steps_per_call: int

@@ -112,6 +112,8 @@ def _complaint(task: Task) -> str | None:
     """What of its interface a task breaks, found from shapes alone; None if nothing."""
     if not 0 < task.loss_bound < math.inf:
         return f"must have a positive, finite `loss_bound`, got {task.loss_bound}"
+    if not {"train"} <= {*task.splits} <= {*SPLITS}:
+        return f"must have `splits` out of {SPLITS} with train, got {task.splits}"
     key = jax.random.key(0)
     params, model_state = jax.eval_shape(task.init, key, task.data)
     if jax.tree.structure(task.specs) != jax.tree.structure(params):
@@ -119,7 +121,7 @@ def _complaint(task: Task) -> str | None:
     for spec, param in zip(*map(jax.tree.leaves, (task.specs, params)), strict=True):
         if not isinstance(spec, ParamSpec) or spec.shape != param.shape:
             return f"must have a `ParamSpec` of shape {param.shape}, got {spec}"
-    for split in SPLITS:
+    for split in task.splits:
         for batch in _batches(task, split):
             result = jax.eval_shape(task.loss, params, model_state, batch, key)
             if complaint := _complaint_of_loss(result, model_state):

@@ -51,6 +51,7 @@ class Metrics(NamedTuple):
     task_losses: Array  # shape=[tasks], in the order of `Trainer.task_names`
     grad_norm: Array  # shape=[]
     num_diverged: Array  # shape=[], int32: inner runs
+    num_steps: Array  # shape=[], int32: inner steps taken
     skipped: Array  # shape=[], bool: a non-finite update, not applied to theta
 
 
@@ -115,21 +116,18 @@ class Trainer:
       lopt: what is trained.
       groups: on which tasks, with their estimators.
       outer_optimizer: of theta.
+      outer_steps: how many there will be; schedules of the estimators span them.
     """
 
     lopt: LearnedOptimizer
     groups: tuple[TaskGroup, ...]
     outer_optimizer: optax.GradientTransformation
+    outer_steps: int
 
     @property
     def task_names(self) -> tuple[str, ...]:
         """Names of all tasks, in the order of `Metrics.task_losses`."""
         return tuple(name for group in self.groups for name in group.names)
-
-    @property
-    def steps_per_call(self) -> int:
-        """Inner steps in one outer step, all tasks and particles together."""
-        return sum(g.estimator.steps_per_call * len(g.names) for g in self.groups)
 
     @property
     def datas(self) -> tuple[Data, ...]:
@@ -156,7 +154,9 @@ class Trainer:
         """One outer step; pure."""
         keys = jax.random.split(state.key, len(self.groups) + 1)
         results = [
-            self._estimate(i, state.theta, state.estimator_states[i], keys[i], datas[i])
+            self._estimate(
+                i, state.theta, state.estimator_states[i], keys[i], datas[i], state.step
+            )
             for i in range(len(self.groups))
         ]
         return self._finish(state, keys[-1], results, self._update)
@@ -190,7 +190,7 @@ class Trainer:
         def step(state: TrainState) -> tuple[TrainState, Metrics]:
             keys = split(state.key)
             results = [
-                program(state.theta, states, key, group.data)
+                program(state.theta, states, key, group.data, state.step)
                 for program, states, key, group in zip(
                     programs, state.estimator_states, keys, self.groups, strict=False
                 )
@@ -208,7 +208,8 @@ class Trainer:
             out_shardings=(None, shardings),
             donate_argnums=1,
         )
-        return program.lower(state.theta, states, state.key, self.groups[i].data)
+        data = self.groups[i].data
+        return program.lower(state.theta, states, state.key, data, state.step)
 
     def place(self, state: TrainState) -> TrainState:
         """The state on the devices there are: pairs shared out, the rest on each."""
@@ -222,15 +223,17 @@ class Trainer:
         rest = jax.device_put(state._replace(estimator_states=()), replicated)
         return rest._replace(estimator_states=states)
 
-    def _estimate(self, i: int, theta, states, key, data):
+    def _estimate(self, i: int, theta, states, key, data, step):
         """The weighted mean meta-gradient of a group, task losses, and new particles."""
-        group = self.groups[i]
-        estimate = _over_tasks(group.estimator.estimate, group)
+        group, progress = self.groups[i], step / self.outer_steps
+        estimate = _over_tasks(
+            lambda *args: group.estimator.estimate(*args, progress), group
+        )
         result, states = estimate(theta, states, key, data)
         weights = jnp.asarray(group.weights)
         grad = jax.tree.map(lambda g: jnp.tensordot(weights, g, axes=1), result.grad)
-        num_diverged = jnp.sum(result.num_diverged)
-        return MetaGradient(grad, result.loss, num_diverged), states
+        counts = jnp.sum(result.num_diverged), jnp.sum(result.num_steps)
+        return MetaGradient(grad, result.loss, *counts), states
 
     def _finish(self, state: TrainState, key: PRNGKey, results, update):
         """Theta's update; the old particles are gone by now, the new ones untouched."""
@@ -259,7 +262,8 @@ class Trainer:
             loss=jnp.sum(weights * losses),
             task_losses=losses,
             grad_norm=optax.tree.norm(grad),
-            num_diverged=jnp.sum(jnp.stack([g.num_diverged for g in gradients])),
+            num_diverged=sum(g.num_diverged for g in gradients),
+            num_steps=sum(g.num_steps for g in gradients),
             skipped=~finite,
         )
         return TrainState(theta, opt_state, (), state.step + 1, key), metrics

@@ -1,6 +1,7 @@
 """The inner loop, once, for learned and hand-designed optimizers."""
 
 import math
+from functools import partial
 from typing import Literal
 
 import jax
@@ -15,6 +16,8 @@ from lopt.base import (
     ModelState,
     Params,
     PRNGKey,
+    Reading,
+    Rematerialize,
     Task,
     Unroll,
     UnrollState,
@@ -46,6 +49,10 @@ def inner_step(
     return loss, optax.apply_updates(params, updates), model_state, opt_state
 
 
+MetaLoss = Literal["mean", "last", "minimum", "rising"]
+RunLength = Literal["log-uniform", "constant", "curriculum"]
+
+
 def unroll(
     task: Task,
     lopt: LearnedOptimizer,
@@ -53,9 +60,11 @@ def unroll(
     length: int = 50,
     min_steps: int = 100,
     max_steps: int = 1000,
+    run_length: RunLength = "log-uniform",
+    meta_loss: MetaLoss = "mean",
     meta_split: Literal["meta", "train"] = "meta",
     meta_every: int = 5,
-    meta_transform: Literal["log", "raw"] = "log",
+    meta_transform: Literal["log", "raw", "clipped"] = "log",
 ) -> Unroll:
     """The task trained by the optimizer, in truncations.
 
@@ -63,45 +72,65 @@ def unroll(
       task: the inner problem.
       lopt: what trains it.
       length: K, inner steps in a truncation.
-      min_steps: shortest run, rounded up to a multiple of K; lengths are log-uniform.
+      min_steps: shortest run, rounded up to a multiple of K.
       max_steps: longest run, rounded up likewise.
-      meta_split: where the meta-loss is read: "meta", the whole of that split, or
-        "train", the minibatches that the steps are taken on.
+      run_length: "log-uniform" between the two; "constant", always the longest; or
+        "curriculum": log-uniform up to a limit that grows from the shortest to the
+        longest, by the same factor in equal parts of the outer steps.
+      meta_loss: of a run, from its readings: their mean, the last one, the lowest one,
+        or their mean with weights "rising" as 0.25 + 3 (t/T)³.
+      meta_split: where the loss is read: "meta", the whole of that split, or "train",
+        the minibatches that the steps are taken on.
       meta_every: inner steps between readings on the whole split; divides K.
-      meta_transform: "log" of the bounded loss, or the bounded loss itself, "raw".
+      meta_transform: of a reading: "raw", as it is; "clipped", at most the task's
+        `loss_bound`; or "log", the logarithm of that.
 
     Raises:
-      ValueError: `meta_every` does not divide `length`.
+      ValueError: `meta_every` does not divide `length`, or the task lacks `meta_split`.
     """
     if length % meta_every:
         raise ValueError(
             f"`unroll.meta_every` must divide `unroll.length` = {length}, "
             f"got {meta_every}"
         )
+    if meta_split not in task.splits:
+        raise ValueError(
+            f"`unroll.meta_split` must be a split that task `{task.name}` has "
+            f"({', '.join(task.splits)}), got '{meta_split}'"
+        )
     shortest, longest = math.ceil(min_steps / length), math.ceil(max_steps / length)
 
-    def transform(loss: Array) -> Array:
-        # A comparison with NaN is false, so NaN stays NaN: the estimator counts it.
-        bounded = jnp.where(loss > task.loss_bound, task.loss_bound, loss)
-        if meta_transform == "raw":
-            return bounded
-        return jnp.log(jnp.where(bounded < LOG_FLOOR, LOG_FLOOR, bounded))
+    def draw_num_steps(key: PRNGKey, progress: Array) -> Array:
+        limit = jnp.asarray(longest, jnp.float32)
+        if run_length == "constant":
+            return longest * jnp.asarray(length, jnp.int32)
+        if run_length == "curriculum":
+            limit = jnp.floor(shortest * (longest / shortest) ** progress + 0.5)
+        # n with probability log((n + 1)/n), up to the limit.
+        draw = jax.random.uniform(key) * jnp.log((limit + 1) / shortest)
+        truncations = jnp.clip(jnp.floor(shortest * jnp.exp(draw)), shortest, limit)
+        return truncations.astype(jnp.int32) * length
 
-    def init(theta: MetaParams, key: PRNGKey, data: Data) -> UnrollState:
-        init_key, length_key = jax.random.split(key)
-        low, high = math.log(shortest), math.log(longest)
-        draw = jax.random.uniform(length_key, minval=low, maxval=high + 1e-6)
-        truncations = jnp.clip(jnp.ceil(jnp.exp(draw)), shortest, longest)
-        num_steps = truncations.astype(jnp.int32) * length
-        params, model_state = task.init(init_key, data)
+    def init(theta: MetaParams, key: PRNGKey, data: Data, num_steps: Array):
+        params, model_state = task.init(key, data)
         optimizer = lopt.opt_fn(theta, specs=task.specs, num_steps=num_steps)
-        opt_state = optimizer.init(params)
-        step = jnp.zeros((), jnp.int32)
-        return UnrollState(params, model_state, opt_state, step, num_steps)
+        return UnrollState(
+            params=params,
+            model_state=model_state,
+            opt_state=optimizer.init(params),
+            step=jnp.zeros((), jnp.int32),
+            num_steps=num_steps,
+            best=jnp.asarray(jnp.inf, jnp.float32),
+        )
 
     def advance(
-        theta: MetaParams, state: UnrollState, key: PRNGKey, data: Data
-    ) -> tuple[Array, UnrollState]:
+        theta: MetaParams,
+        state: UnrollState,
+        key: PRNGKey,
+        data: Data,
+        *,
+        rematerialize: Rematerialize = "nothing",
+    ) -> tuple[Reading, UnrollState]:
         optimizer = lopt.opt_fn(theta, specs=task.specs, num_steps=state.num_steps)
 
         def step(carry, keys):
@@ -112,21 +141,69 @@ def unroll(
 
         def stretch(carry, keys):
             step_keys, read_key = keys[:-1].reshape(meta_every, 2), keys[-1]
-            carry, losses = jax.lax.scan(step, carry, step_keys)
+            carry, losses = jax.lax.scan(remat_step, carry, step_keys)
             if meta_split == "train":
                 return carry, losses
             params, model_state, _ = carry
             batch = task.eval_batch(data, meta_split)
             return carry, task.loss(params, model_state, batch, read_key)[0]
 
+        keep, forget = lambda f: f, partial(jax.checkpoint, prevent_cse=False)
+        remat_step = (keep if rematerialize == "nothing" else forget)(step)
+        remat_stretch = (forget if rematerialize == "stretches" else keep)(stretch)
         # One draw for the whole truncation: cheaper to compile and to run.
         keys = jax.random.split(key, (length // meta_every, 2 * meta_every + 1))
         carry = (state.params, state.model_state, state.opt_state)
-        (params, model_state, opt_state), losses = jax.lax.scan(stretch, carry, keys)
-        state = UnrollState(
-            params, model_state, opt_state, state.step + length, state.num_steps
-        )
-        return transform(losses.reshape(-1)), state
+        carry, losses = jax.lax.scan(remat_stretch, carry, keys)
+        losses = losses.reshape(-1)
+        readings = _transformed(losses, task.loss_bound, meta_transform)
+        loss, best = _meta_loss(readings, state, length, meta_loss)
+        diverged = ~jnp.all(jnp.isfinite(losses))
+        step_count = state.step + length
+        state = UnrollState(*carry, step_count, state.num_steps, best)
+        return Reading(loss, diverged), state
 
-    worst = math.log(task.loss_bound) if meta_transform == "log" else task.loss_bound
-    return Unroll(init, advance, length, longest * length, worst)
+    return Unroll(draw_num_steps, init, advance, length, longest * length)
+
+
+def _transformed(losses: Array, bound: float, transform: str) -> Array:
+    """Losses as the meta-loss takes them; one that is not finite counts as the bound."""
+    losses = jnp.where(jnp.isfinite(losses), losses, bound)
+    if transform == "raw":
+        return losses
+    clipped = jnp.where(losses > bound, bound, losses)
+    if transform == "clipped":
+        return clipped
+    return jnp.log(jnp.where(clipped < LOG_FLOOR, LOG_FLOOR, clipped))
+
+
+def _meta_loss(
+    readings: Array, before: UnrollState, length: int, meta_loss: MetaLoss
+) -> tuple[Array, Array]:
+    """A truncation's part of its run's meta-loss, and the lowest reading so far.
+
+    Parts are such that their mean over the run is the run's meta-loss: for "minimum",
+    each is by how much the truncation lowered the minimum, and the first the minimum.
+
+    Args:
+      readings: [M], equally spaced over the truncation, the last at its end.
+      before: the run before the truncation.
+      length: K.
+      meta_loss: as in `unroll`.
+    """
+    best = jnp.minimum(before.best, jnp.min(readings))
+    num_truncations = before.num_steps / length
+    if meta_loss == "mean":
+        return jnp.mean(readings), best
+    if meta_loss == "minimum":
+        lowered = best - jnp.where(before.step > 0, before.best, 0.0)
+        return num_truncations * lowered, best
+    is_last = before.step + length >= before.num_steps
+    if meta_loss == "last":
+        return jnp.where(is_last, num_truncations * readings[-1], 0.0), best
+    spacing = length / len(readings)
+    steps = before.step + spacing * jnp.arange(1, len(readings) + 1)
+    weights = 0.25 + 3 * (steps / before.num_steps) ** 3
+    # The mean of the weights over the run: Σ i³ over n readings is (n (n + 1) / 2)².
+    mean_weight = 0.25 + 0.75 * (1 + spacing / before.num_steps) ** 2
+    return jnp.mean(weights * readings) / mean_weight, best

@@ -150,7 +150,7 @@ def test_numbers_become_what_their_field_is():
         ),
         (
             "unroll.meta_transform=exp",
-            "`unroll.meta_transform` must be `log` or `raw`, got 'exp'",
+            "`unroll.meta_transform` must be `log` or `raw` or `clipped`, got 'exp'",
             None,
         ),
         ("unroll=3", "`unroll` must be a table, got 3", None),

@@ -31,17 +31,23 @@ class ComponentConfig:
 class UnrollConfig:
     """How inner runs are cut into truncations, and what their meta-loss is.
 
+    What each means is said where it is done, in `lopt.unroll`.
+
     Attributes:
       length: K, inner steps in a truncation.
+      run_length: how the lengths of the runs are drawn.
+      meta_loss: of a run, from its readings.
       meta_split: the split that the meta-loss is read on.
       meta_every: inner steps between two readings of the meta-loss on the meta split.
-      meta_transform: whether the meta-loss is the log of the inner loss or the loss.
+      meta_transform: of a reading.
     """
 
     length: int = 50
+    run_length: Literal["log-uniform", "constant", "curriculum"] = "log-uniform"
+    meta_loss: Literal["mean", "last", "minimum", "rising"] = "mean"
     meta_split: Literal["meta", "train"] = "meta"
     meta_every: int = 5
-    meta_transform: Literal["log", "raw"] = "log"
+    meta_transform: Literal["log", "raw", "clipped"] = "log"
 
     def __post_init__(self):
         check_types(self)
@@ -86,7 +92,7 @@ class TaskConfig:
       file: a Python file with a factory `task(**options) -> lopt.Task`.
       name: for people; made from family and options where absent.
       weight: of this task's meta-gradient, relative to the other tasks'.
-      min_steps: shortest run in meta-training; lengths are drawn log-uniformly.
+      min_steps: shortest run in meta-training.
       max_steps: longest run in meta-training.
       num_steps: T, length of a run in evaluation.
       options: keyword arguments of the factory, plain TOML values.

@@ -6,8 +6,7 @@ L± the mean meta-loss of a truncation and σ the standard deviation of ε,
     g = 1/(2σ²N) Σ_i (L⁺_i − L⁻_i) c_i
 
 where the estimators differ in ε_i and in the credit c_i. Both members of a pair have one
-run length and restart together; one that meets a non-finite loss is charged with the
-worst meta-loss, and its pair restarts.
+run length and restart together.
 """
 
 from typing import NamedTuple
@@ -31,8 +30,9 @@ SIGNS = (1.0, -1.0)
 class Truncation(NamedTuple):
     """What one truncation of all pairs gave."""
 
-    losses: Array  # shape=[N, 2], mean meta-losses of the plus and minus runs
-    num_diverged: Array  # shape=[], int32
+    losses: Array  # shape=[N, 2], meta-losses of the plus and minus runs
+    diverged: Array  # shape=[N, 2], bool
+    num_steps: Array  # shape=[], int32, inner steps taken
     runs: UnrollState  # leaves [N, 2, ...]
 
 
@@ -69,7 +69,8 @@ def unstarted_runs(
 
     Nothing is computed here, and so nothing is compiled.
     """
-    shapes = jax.eval_shape(unroll.init, theta, key, data)
+    num_steps = jnp.zeros((), jnp.int32)
+    shapes = jax.eval_shape(unroll.init, theta, key, data, num_steps)
     return jax.tree.map(lambda x: jnp.zeros((num_pairs, 2, *x.shape), x.dtype), shapes)
 
 
@@ -94,40 +95,47 @@ def advance_pairs(
     runs: UnrollState,
     key: PRNGKey,
     data: Data,
+    progress: Array,
 ) -> Truncation:
-    """One truncation of every pair; finished ones start a new run first.
+    """One truncation of every pair; finished ones start a new run first."""
+    num_pairs = runs.step.shape[0]
+    keys = jax.random.split(key, (num_pairs, 3))
 
-    A pair's very first run is cut short at a random truncation, which puts the pairs out
+    def one(noise, run, keys, sign):
+        perturbed = jax.tree.map(lambda t, e: t + sign.astype(e.dtype) * e, theta, noise)
+        run = started(unroll, perturbed, run, keys[:2], data, progress)
+        return unroll.advance(perturbed, run, keys[2], data)
+
+    both_signs = jax.vmap(one, in_axes=(None, 0, None, 0))
+    all_pairs = jax.vmap(both_signs, in_axes=(0, 0, 0, None))
+    reading, runs = all_pairs(noise, runs, keys, jnp.asarray(SIGNS))
+    num_steps = jnp.asarray(len(SIGNS) * num_pairs * unroll.length, jnp.int32)
+    return Truncation(reading.loss, reading.diverged, num_steps, runs)
+
+
+def started(
+    unroll: Unroll,
+    theta: MetaParams,
+    run: UnrollState,
+    keys: PRNGKey,  # shape=[2], for the length and for the initialization
+    data: Data,
+    progress: Array,
+) -> UnrollState:
+    """The run, or a new one where it is finished.
+
+    The very first run is cut short at a random truncation, which puts the particles out
     of step with one another; without it all would be young, or old, together. A cut run
     is a short run in every respect: it knows its length.
     """
-    num_pairs = runs.step.shape[0]
-    init_keys, cut_keys, data_keys = jax.random.split(key, (3, num_pairs))
-    signs = jnp.asarray(SIGNS)
-
-    def one(noise, run, init_key, cut_key, data_key, sign):
-        perturbed = jax.tree.map(lambda t, e: t + sign.astype(e.dtype) * e, theta, noise)
-        fresh = unroll.init(perturbed, init_key, data)
-        longest = fresh.num_steps // unroll.length
-        cut = 1 + (jax.random.uniform(cut_key) * longest).astype(jnp.int32)
-        first = run.num_steps == 0
-        fresh = fresh._replace(
-            num_steps=jnp.where(first, cut * unroll.length, fresh.num_steps)
-        )
-        over = run.step >= run.num_steps
-        run = jax.tree.map(lambda a, b: jnp.where(over, a, b), fresh, run)
-        losses, run = unroll.advance(perturbed, run, data_key, data)
-        diverged = ~jnp.all(jnp.isfinite(losses))
-        losses = jnp.where(jnp.isfinite(losses), losses, unroll.worst)
-        return jnp.mean(losses), diverged, run
-
-    both_signs = jax.vmap(one, in_axes=(None, 0, None, None, None, 0))
-    all_pairs = jax.vmap(both_signs, in_axes=(0, 0, 0, 0, 0, None))
-    losses, diverged, runs = all_pairs(noise, runs, init_keys, cut_keys, data_keys, signs)
-    # A pair with a diverged member is over: it restarts with the next truncation.
-    over = jnp.any(diverged, axis=1)[:, None]
-    runs = runs._replace(step=jnp.where(over, runs.num_steps, runs.step))
-    return Truncation(losses, jnp.sum(diverged, dtype=jnp.int32), runs)
+    draw_key, cut_key = jax.random.split(keys[0])
+    num_steps = unroll.draw_num_steps(draw_key, progress)
+    longest = num_steps // unroll.length
+    cut = 1 + (jax.random.uniform(cut_key) * longest).astype(jnp.int32)
+    is_first = run.num_steps == 0
+    num_steps = jnp.where(is_first, cut * unroll.length, num_steps)
+    fresh = unroll.init(theta, keys[1], data, num_steps)
+    over = run.step >= run.num_steps
+    return jax.tree.map(lambda a, b: jnp.where(over, a, b), fresh, run)
 
 
 def antithetic_gradient(
@@ -136,5 +144,9 @@ def antithetic_gradient(
     """1/(2σ²N) Σ_i (L⁺_i − L⁻_i) c_i, credit leaves [N, ...]."""
     difference = truncation.losses[:, 0] - truncation.losses[:, 1]
     scale = difference / (2 * sigma**2 * difference.shape[0])
-    grad = jax.tree.map(lambda c: jnp.tensordot(scale, c, axes=1), credit)
-    return MetaGradient(grad, jnp.mean(truncation.losses), truncation.num_diverged)
+    return MetaGradient(
+        grad=jax.tree.map(lambda c: jnp.tensordot(scale, c, axes=1), credit),
+        loss=jnp.mean(truncation.losses),
+        num_diverged=jnp.sum(truncation.diverged, dtype=jnp.int32),
+        num_steps=truncation.num_steps,
+    )

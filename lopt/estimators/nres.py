@@ -6,7 +6,6 @@ import jax
 
 from lopt.base import GradientEstimator, MetaParams, Unroll, UnrollState
 from lopt.estimators.antithetic import (
-    SIGNS,
     advance_pairs,
     antithetic_gradient,
     check_options,
@@ -46,12 +45,14 @@ def nres(
         runs = unstarted_runs(unroll, theta, key, data, num_pairs)
         return NRESState(runs, no_noise(theta, num_pairs))
 
-    def estimate(theta, state, key, data):
+    def estimate(theta, state, key, data, progress):
         noise_key, run_key = jax.random.split(key)
         fresh = sample_noise(theta, noise_key, num_pairs, sigma)
         noise = select(finished(state.runs), fresh, state.noise)
-        truncation = advance_pairs(unroll, theta, noise, state.runs, run_key, data)
+        truncation = advance_pairs(
+            unroll, theta, noise, state.runs, run_key, data, progress
+        )
         grad = antithetic_gradient(truncation, noise, sigma)
         return grad, NRESState(truncation.runs, noise)
 
-    return GradientEstimator(init, estimate, len(SIGNS) * num_pairs * unroll.length)
+    return GradientEstimator(init, estimate)

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from lopt.base import GradientEstimator, MetaParams, Unroll, UnrollState
 from lopt.estimators.antithetic import (
-    SIGNS,
     advance_pairs,
     antithetic_gradient,
     check_options,
@@ -42,13 +41,15 @@ def pes(unroll: Unroll, *, num_pairs: int = 16, sigma: float = 0.05) -> Gradient
         runs = unstarted_runs(unroll, theta, key, data, num_pairs)
         return PESState(runs, no_noise(theta, num_pairs))
 
-    def estimate(theta, state, key, data):
+    def estimate(theta, state, key, data, progress):
         noise_key, run_key = jax.random.split(key)
         noise = sample_noise(theta, noise_key, num_pairs, sigma)
         continued = jax.tree.map(jnp.add, state.accumulator, noise)
         accumulator = select(finished(state.runs), noise, continued)
-        truncation = advance_pairs(unroll, theta, noise, state.runs, run_key, data)
+        truncation = advance_pairs(
+            unroll, theta, noise, state.runs, run_key, data, progress
+        )
         grad = antithetic_gradient(truncation, accumulator, sigma)
         return grad, PESState(truncation.runs, accumulator)
 
-    return GradientEstimator(init, estimate, len(SIGNS) * num_pairs * unroll.length)
+    return GradientEstimator(init, estimate)

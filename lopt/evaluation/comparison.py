@@ -250,6 +250,13 @@ def _validate(
 ) -> None:
     if not tasks:
         raise ConfigError("there must be at least one task to evaluate on")
+    for entry in tasks:
+        lacking = [s for s in ("valid", "test") if s not in entry.task.splits]
+        if lacking:
+            raise ConfigError(
+                f"task `{entry.task.name}` must have a split `{lacking[0]}` to be "
+                f"evaluated on, got {', '.join(entry.task.splits)}"
+            )
     if not any(contender.kind == "baseline" for contender in contenders):
         raise ConfigError(
             "at least one baseline must be compared with, and `static` is a control",

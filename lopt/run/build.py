@@ -9,7 +9,7 @@ from lopt import options
 from lopt.base import GradientEstimator, LearnedOptimizer
 from lopt.checkpoint import find_optimizer
 from lopt.config import OuterOptimizerConfig, RunConfig
-from lopt.errors import unknown_name
+from lopt.errors import ConfigError, unknown_name
 from lopt.estimators import ESTIMATORS
 from lopt.factories import find
 from lopt.suites import SuiteTask, build_tasks
@@ -33,6 +33,7 @@ def build(config: RunConfig, *, trust: bool = False) -> Trainer:
         lopt=lopt,
         groups=group_tasks(build_tasks(config, trust=trust), make_estimator),
         outer_optimizer=outer_optimizer(config.outer_optimizer, config.outer_steps),
+        outer_steps=config.outer_steps,
     )
 
 
@@ -46,16 +47,16 @@ def _estimator(
     entry: SuiteTask, *, config: RunConfig, lopt: LearnedOptimizer, trust: bool
 ) -> GradientEstimator:
     """The meta-gradient's estimator on one task."""
-    inner = unroll(
-        entry.task,
-        lopt,
-        length=config.unroll.length,
-        min_steps=entry.min_steps,
-        max_steps=entry.max_steps,
-        meta_split=config.unroll.meta_split,
-        meta_every=config.unroll.meta_every,
-        meta_transform=config.unroll.meta_transform,
-    )
+    try:
+        inner = unroll(
+            entry.task,
+            lopt,
+            min_steps=entry.min_steps,
+            max_steps=entry.max_steps,
+            **vars(config.unroll),
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     name = config.estimator.name
     factory = find("estimator", name, ESTIMATORS, group="lopt.estimators", trust=trust)
     return options.build(factory, config.estimator.options, inner, where="estimator")

@@ -67,7 +67,7 @@ class Log:
         values = jax.device_get(metrics)
         before, self.clock = self.clock, time.perf_counter()
         seconds = self.clock - before
-        inner_steps = self.trainer.steps_per_call
+        inner_steps = int(values.num_steps)
         losses = (float(loss) for loss in values.task_losses)
         line = {
             "step": step,
