@@ -19,17 +19,15 @@ on 2 cores. Expected there: ratios to the peer's defaults of at least 4 (`mlp`),
 import argparse
 import itertools
 import json
-import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
+
+from bench_sides import CLOCKS, Side, in_turns, serve
 
 ROOT = Path(__file__).resolve().parent.parent
 PAIRS, LENGTH, MIN_STEPS, MAX_STEPS, BATCH = 8, 50, 100, 2000, 128
 OPTIMIZERS = {"mlp": "MLPLOpt", "adafac_mlp": "AdafacMLPLOpt"}
-ESTIMATORS = {"pes": "TruncatedPES", "es": "TruncatedES", "tbptt": "TruncatedGrad"}
-REPLY = "reply: "
+ESTIMATORS = {"pes": "TruncatedPES", "tbptt": "TruncatedGrad"}
 
 
 def our_calls():
@@ -74,14 +72,13 @@ def _peer_setup(estimator: str, optimizer: str, options: dict):
     from learned_optimization.outer_trainers import (
         gradient_learner,
         lopt_truncated_step,
-        truncated_es,
         truncated_grad,
         truncated_pes,
         truncation_schedule,
     )
     from learned_optimization.tasks import base
 
-    modules = (adafac_mlp_lopt, mlp_lopt, truncated_es, truncated_grad, truncated_pes)
+    modules = (adafac_mlp_lopt, mlp_lopt, truncated_grad, truncated_pes)
     found = {name: getattr(m, name) for m in modules for name in dir(m)}
 
     def setup():
@@ -135,69 +132,6 @@ def _digits_task():
     return image_mlp._MLPImageTask(datasets, [32])
 
 
-def work(side: str) -> None:
-    """Obeys lines "NAME\\tCALLS": replies with seconds, set-up included, and steps."""
-    setups = {"lopt": our_calls, "peer": peer_calls}[side]()
-    print(REPLY + json.dumps(list(setups)), flush=True)
-    calls = {}
-    for line in sys.stdin:
-        name, count = line.rstrip("\n").split("\t")
-        start = time.perf_counter()
-        if name not in calls:
-            calls[name] = setups[name]()
-        steps = sum(calls[name]() for _ in range(int(count)))
-        print(REPLY + json.dumps([time.perf_counter() - start, steps]), flush=True)
-
-
-class Side:
-    """A process of one of the two sides."""
-
-    def __init__(self, python: str, name: str):
-        command = [python, __file__, "--side", name]
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
-        self.names = self._reply()
-
-    def _reply(self):
-        for line in self._process.stdout:
-            if line.startswith(REPLY):
-                return json.loads(line.removeprefix(REPLY))
-        raise SystemExit(f"{self._process.args[0]} ended, see above")
-
-    def run(self, name: str, count: int) -> tuple[float, int]:
-        """Seconds and inner steps of so many calls."""
-        self._process.stdin.write(f"{name}\t{count}\n")
-        self._process.stdin.flush()
-        return self._reply()
-
-    def end(self) -> None:
-        """Lets the process end."""
-        self._process.stdin.close()
-        self._process.wait()
-
-
-def measure(sides: dict[str, Side], turns: int, seconds: float) -> dict[str, dict]:
-    """For each name and side: the first call's seconds, and inner steps per second."""
-    results: dict[str, dict] = {}
-    pairs = [(side, name) for side in sides for name in sides[side].names]
-    for side, name in pairs:
-        first, _ = sides[side].run(name, 1)
-        once, _ = sides[side].run(name, 1)
-        results.setdefault(name, {})[side] = {
-            "first_call_seconds": round(first, 2),
-            "calls": max(1, round(seconds / once)),
-            "rates": [],
-        }
-    for _, name in itertools.product(range(turns), results):
-        for side, result in results[name].items():
-            spent, steps = sides[side].run(name, result["calls"])
-            result["rates"].append(round(steps / spent))
-    for by_side in results.values():
-        for result in by_side.values():
-            result["inner_steps_per_second"] = statistics.median(result["rates"])
-    return results
-
-
 def show(results: dict[str, dict]) -> None:
     """The table, with the ratio of our rate to the peer's."""
     from rich.console import Console
@@ -232,13 +166,20 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.5, help="about, of a turn")
     parser.add_argument("--side", choices=("lopt", "peer"), help=argparse.SUPPRESS)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     options = parser.parse_args()
     if options.side:
-        work(options.side)
+        serve({"lopt": our_calls, "peer": peer_calls}[options.side]())
         return
     pythons = {"lopt": sys.executable, "peer": options.python}
-    sides = {side: Side(path, side) for side, path in pythons.items() if path}
-    results = measure(sides, options.turns, options.seconds)
+    sides = {
+        side: Side([python, __file__, "--side", side])
+        for side, python in pythons.items()
+        if python
+    }
+    results = in_turns(
+        sides, turns=options.turns, seconds=options.seconds, clock=options.clock
+    )
     for side in sides.values():
         side.end()
     show(results)
@@ -248,6 +189,7 @@ def main() -> None:
         "command": "scripts/bench_peer.py --python PATH",
         "peer": "google/learned_optimization at 32186aa",
         **surroundings(),
+        "clock": options.clock,
         "results": results,
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -11,12 +11,14 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import optax
+from bench_sides import Call
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -26,16 +28,6 @@ from lopt.optimizers import OPTIMIZERS
 from lopt.suites import SuiteTask
 from lopt.trainer import Trainer, TrainState, group_tasks
 from lopt.unroll import inner_step, unroll
-
-CLOCKS: Mapping[str, Callable[[], float]] = {
-    "wall": time.perf_counter,
-    "cpu": time.process_time,
-}
-"""Seconds that pass, and seconds of all this process's threads: for a machine that is
-not quiet."""
-
-Call = Callable[[], int]
-"""Does some of the work, waits for its end, and returns how many inner steps it took."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +82,7 @@ class Case:
         )
         estimator = ESTIMATORS[self.estimator](inner, **self._estimator_options())
         groups = group_tasks([entry] * self.tasks, lambda _: estimator)
-        return Trainer(lopt, groups, optax.adam(3e-3))
+        return Trainer(lopt, groups, optax.adam(3e-3), outer_steps=1000)
 
     def _estimator_options(self) -> dict[str, Any]:
         known = inspect.signature(ESTIMATORS[self.estimator]).parameters
@@ -107,7 +99,7 @@ def outer_steps(trainer: Trainer, state: TrainState | None = None) -> Call:
         nonlocal state
         state, metrics = step(state)
         jax.block_until_ready(metrics)
-        return trainer.steps_per_call
+        return int(metrics.num_steps)
 
     return call
 
@@ -194,9 +186,9 @@ def take_turns(
       calls: who takes part; compiled by a first call that is not timed.
       turns: how often each has its turn.
       seconds: how long about a turn lasts; one call at least.
-      clock: one of `CLOCKS`.
+      clock: one of `bench_sides.CLOCKS`.
     """
-    now = CLOCKS[clock]
+    now = {"wall": time.perf_counter, "cpu": time.process_time}[clock]
     repeats = {}
     for name, call in calls.items():
         call()
@@ -210,6 +202,45 @@ def take_turns(
             steps = sum(call() for _ in range(repeats[name]))
             rates[name].append(steps / (now() - start))
     return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def measure(cases: Sequence[Case], options: Any) -> list[dict[str, Any]]:
+    """Rates of cases that differ in nothing but the estimator, and of their floors.
+
+    Args:
+      cases: at least one.
+      options: `turns`, `seconds` and `clock` of `take_turns`.
+    """
+    with ThreadPoolExecutor(2) as pool:  # two programs compile side by side
+        calls = dict(
+            zip(
+                [case.estimator for case in cases],
+                pool.map(lambda case: outer_steps(case.trainer()), cases),
+                strict=True,
+            )
+        )
+    below = {f"{name} (floor)": call for name, call in floors(cases[0]).items()}
+    rates = take_turns(
+        calls | below, turns=options.turns, seconds=options.seconds, clock=options.clock
+    )
+    rows = []
+    for case in cases:
+        rate = rates[case.estimator]
+        row = {
+            "optimizer": case.optimizer,
+            "estimator": case.estimator,
+            "shape": f"{case.depth}x{case.width}",
+            "particles": case.particles,
+            "K": case.length,
+            "inner steps/s": round(rate),
+        }
+        for name in below:
+            row[name] = round(rates[name])
+            row[f"ratio to {name.removesuffix(' (floor)')}"] = round(
+                rate / rates[name], 3
+            )
+        rows.append(row)
+    return rows
 
 
 def surroundings() -> dict[str, Any]:
