@@ -2,26 +2,28 @@
 
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 Rows = list[dict]
 RATE = "inner steps/s"
 FLOOR = " (floor)"
+WIDTH = 132
 
 
 def show(part: str, rows: Rows) -> None:
     """Prints the rows of a part."""
-    table = Table(title=part, title_justify="left")
+    table = Table(title=part, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = [c for c in columns if not c.endswith(FLOOR) or c == f"adam{FLOOR}"]
     for column in columns:
         numeric = all(not isinstance(row.get(column, 0), str) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left")
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
         table.add_row(*[_cell(row.get(column)) for column in columns])
-    # A pipe has no width; a table cut to 80 columns would lose its numbers.
-    console = Console()
-    console.print(table, width=console.width if console.is_terminal else 170)
+    # A table cut to 80 columns would lose its numbers.
+    Console(width=max(Console().width, WIDTH)).print(table)
 
 
 def _cell(value: object) -> str:
