@@ -136,30 +136,36 @@ class Trainer:
 
     def init(self, key: PRNGKey, theta: MetaParams | None = None) -> TrainState:
         """The state before the first outer step, from given meta-parameters or new."""
+        # One program: operation by operation there would be dozens to compile.
+        arguments = key, theta, self.datas
+        shardings = self._shardings(jax.eval_shape(self._init, *arguments))
+        program = jax.jit(self._init, out_shardings=shardings)
+        return compile_lowered(program.lower(*arguments))(*arguments)
+
+    def _init(self, key: PRNGKey, theta: MetaParams | None, datas) -> TrainState:
         theta_key, estimator_key, key = jax.random.split(key, 3)
         start = self.lopt.init(theta_key) if theta is None else theta
         start = jax.tree.map(jnp.asarray, start)
         keys = jax.random.split(estimator_key, max(len(self.groups), 1))
         states = tuple(
-            jax.jit(_over_tasks(group.estimator.init, group))(start, k, group.data)
-            for group, k in zip(self.groups, keys, strict=False)
+            _over_tasks(group.estimator.init, group)(start, k, data)
+            for group, k, data in zip(self.groups, keys, datas, strict=False)
         )
         outer_opt_state = self.outer_optimizer.init(start)
         step = jnp.zeros((), jnp.int32)
-        return self.place(TrainState(start, outer_opt_state, states, step, key))
+        return TrainState(start, outer_opt_state, states, step, key)
 
     def step(
         self, state: TrainState, datas: tuple[Data, ...]
     ) -> tuple[TrainState, Metrics]:
         """One outer step; pure."""
-        keys = jax.random.split(state.key, len(self.groups) + 1)
         results = [
-            self._estimate(
-                i, state.theta, state.estimator_states[i], keys[i], datas[i], state.step
+            self._estimate(i, state.theta, states, state.key, data, state.step)
+            for i, (states, data) in enumerate(
+                zip(state.estimator_states, datas, strict=True)
             )
-            for i in range(len(self.groups))
         ]
-        return self._finish(state, keys[-1], results, self._update)
+        return self._finish(state, results, self._update)
 
     def compile(
         self, state: TrainState, on_group: Callable[[int, int], None] | None = None
@@ -167,35 +173,34 @@ class Trainer:
         """`step` as compiled programs: one a group, side by side, and one for theta.
 
         Args:
-          state: of the shapes to compile for.
+          state: of the shapes to compile for, placed.
           on_group: called with (programs finished, programs in all).
 
         Returns:
           `state -> (state, metrics)`. The particles of its argument are donated.
         """
-        programs = []
+        programs, futures, gradients = [], [], []
         with ThreadPoolExecutor() as pool:
             # Lowering holds the interpreter; one group compiles while the next lowers.
-            futures = [
-                pool.submit(compile_lowered, self._lower(i, state))
-                for i in range(len(self.groups))
-            ]
+            for i in range(len(self.groups)):
+                lowered = self._lower(i, state)
+                gradients.append(lowered.out_info[0])
+                futures.append(pool.submit(compile_lowered, lowered))
+            update = pool.submit(compile_lowered, self._lower_update(state, gradients))
             for future in futures:
                 programs.append(future.result())
                 if on_group is not None:
                     on_group(len(programs), len(futures))
-        split = jax.jit(lambda key: tuple(jax.random.split(key, len(self.groups) + 1)))
-        update = jax.jit(self._update)
+            update = update.result()
 
         def step(state: TrainState) -> tuple[TrainState, Metrics]:
-            keys = split(state.key)
             results = [
-                program(state.theta, states, key, group.data, state.step)
-                for program, states, key, group in zip(
-                    programs, state.estimator_states, keys, self.groups, strict=False
+                program(state.theta, states, state.key, group.data, state.step)
+                for program, states, group in zip(
+                    programs, state.estimator_states, self.groups, strict=True
                 )
             ]
-            return self._finish(state, keys[-1], results, update)
+            return self._finish(state, results, update)
 
         return step
 
@@ -205,27 +210,42 @@ class Trainer:
         shardings = jax.tree.map(lambda x: x.sharding, states)
         program = jax.jit(
             partial(self._estimate, i),
-            out_shardings=(None, shardings),
+            out_shardings=(state.step.sharding, shardings),
             donate_argnums=1,
         )
         data = self.groups[i].data
         return program.lower(state.theta, states, state.key, data, state.step)
 
+    def _lower_update(self, state: TrainState, gradients) -> jax.stages.Lowered:
+        """The program of theta, for gradients of these shapes."""
+        everywhere = state.step.sharding
+        gradients = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+            tuple(gradients),
+        )
+        rest = state._replace(estimator_states=())
+        return jax.jit(self._update).lower(rest, gradients)
+
     def place(self, state: TrainState) -> TrainState:
         """The state on the devices there are: pairs shared out, the rest on each."""
+        return jax.device_put(state, self._shardings(state))
+
+    def _shardings(self, state: TrainState) -> TrainState:
+        """Where each array of a state lies: particles shared out, the rest on each."""
         num_pairs = [jax.tree.leaves(s)[0].shape[1] for s in state.estimator_states]
         num_devices = math.gcd(len(jax.devices()), *num_pairs)
         mesh = Mesh(jax.devices()[:num_devices], ("pairs",))
-        shared, replicated = (
+        shared, everywhere = (
             NamedSharding(mesh, spec) for spec in (P(None, "pairs"), P())
         )
-        states = jax.device_put(state.estimator_states, shared)
-        rest = jax.device_put(state._replace(estimator_states=()), replicated)
-        return rest._replace(estimator_states=states)
+        particles = jax.tree.map(lambda _: shared, state.estimator_states)
+        rest = jax.tree.map(lambda _: everywhere, state._replace(estimator_states=()))
+        return rest._replace(estimator_states=particles)
 
     def _estimate(self, i: int, theta, states, key, data, step):
         """The weighted mean meta-gradient of a group, task losses, and new particles."""
         group, progress = self.groups[i], step / self.outer_steps
+        key = jax.random.split(key, len(self.groups) + 1)[i]
         estimate = _over_tasks(
             lambda *args: group.estimator.estimate(*args, progress), group
         )
@@ -235,13 +255,13 @@ class Trainer:
         counts = jnp.sum(result.num_diverged), jnp.sum(result.num_steps)
         return MetaGradient(grad, result.loss, *counts), states
 
-    def _finish(self, state: TrainState, key: PRNGKey, results, update):
+    def _finish(self, state: TrainState, results, update):
         """Theta's update; the old particles are gone by now, the new ones untouched."""
         gradients, particles = zip(*results, strict=True)
-        state, metrics = update(state._replace(estimator_states=()), key, gradients)
+        state, metrics = update(state._replace(estimator_states=()), gradients)
         return state._replace(estimator_states=particles), metrics
 
-    def _update(self, state: TrainState, key: PRNGKey, gradients):
+    def _update(self, state: TrainState, gradients):
         """A state without particles, one step on, and what the step reports."""
         grad = jax.tree.map(lambda *g: sum(g), *[g.grad for g in gradients])
         losses = jnp.concatenate([g.loss for g in gradients])
@@ -266,6 +286,7 @@ class Trainer:
             num_steps=sum(g.num_steps for g in gradients),
             skipped=~finite,
         )
+        key = jax.random.split(state.key, len(self.groups) + 1)[-1]
         return TrainState(theta, opt_state, (), state.step + 1, key), metrics
 
 

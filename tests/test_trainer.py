@@ -139,7 +139,7 @@ def test_the_mixture_weighs_tasks(key):
         trainer = make_trainer(learnable_sgd(), tasks, estimator="es", num_pairs=2)
         state = trainer.init(key)
         (states,), (data,) = state.estimator_states, trainer.datas
-        result, _ = trainer._estimate(0, state.theta, states, key, data, 0)
+        result, _ = trainer._estimate(0, state.theta, states, key, data, jnp.int32(0))
         return result.grad["log_rate"]
 
     first, second = gradient(1.0, 1e-9), gradient(1e-9, 1.0)
