@@ -101,7 +101,7 @@ def memory_rows(options: argparse.Namespace) -> Rows:
         for how in get_args(Rematerialize)
         for length in lengths
     ]
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         sizes = list(pool.map(lambda c: program_bytes(Case(optimizer="mlp", **c)), cases))
     return [
         {

@@ -168,10 +168,9 @@ def same_bases() -> optax.GradientTransformation:
 
 def floors(case: Case) -> dict[str, Call]:
     """What a case is measured against."""
-    calls = {
-        "adam": floor(optax.adam(1e-3), case),
-        "adam, unsharded": floor(optax.adam(1e-3), case, sharded=False),
-    }
+    calls = {"adam": floor(optax.adam(1e-3), case)}
+    if len(jax.devices()) > 1:
+        calls["adam, unsharded"] = floor(optax.adam(1e-3), case, sharded=False)
     if case.optimizer == "layerwise":
         calls["same bases"] = floor(same_bases(), case)
     return calls
@@ -211,7 +210,7 @@ def measure(cases: Sequence[Case], options: Any) -> list[dict[str, Any]]:
       cases: at least one.
       options: `turns`, `seconds` and `clock` of `take_turns`.
     """
-    with ThreadPoolExecutor(2) as pool:  # two programs compile side by side
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # programs compile side by side
         calls = dict(
             zip(
                 [case.estimator for case in cases],

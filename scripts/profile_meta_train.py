@@ -21,6 +21,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import jax
@@ -152,8 +153,8 @@ def self_times(profile) -> dict[tuple[str, str], float]:
     return seconds
 
 
-def run_trace(optimizer: str, estimator: str) -> dict:
-    """`trace` in a process of its own, which dumps the text of its program."""
+def run_trace(case: Case) -> dict:
+    """`trace` of a case in a process of its own, which dumps the text of its program."""
     with tempfile.TemporaryDirectory() as folder:
         dump = f"--xla_dump_to={folder} --xla_dump_hlo_as_text"
         # A program from the cache would name the lines of whoever compiled it first.
@@ -161,16 +162,15 @@ def run_trace(optimizer: str, estimator: str) -> dict:
             "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {dump}",
             "JAX_ENABLE_COMPILATION_CACHE": "false",
         }
-        command = [sys.executable, __file__, optimizer, "--one", folder]
-        command += ["--estimator", estimator]
+        command = [sys.executable, __file__, "--case", json.dumps(asdict(case)), folder]
         return json.loads(subprocess.check_output(command, text=True, env=environment))
 
 
-def trace(optimizer: str, estimator: str, folder: Path) -> dict:
+def trace(case: Case, folder: Path) -> dict:
     """Seconds of each group in some outer steps, and the rate without the profiler."""
     set_up()
-    call = outer_steps(Case(estimator=estimator, optimizer=optimizer).trainer())
-    rate = take_turns({optimizer: call}, turns=5, seconds=0.5)[optimizer]
+    call = outer_steps(case.trainer())
+    rate = take_turns({"it": call}, turns=5, seconds=0.5)["it"]
     with jax.profiler.trace(str(folder)):
         steps = sum(call() for _ in range(CALLS))
     (text,) = folder.glob("*jit__estimate*pu_after_optimizations.txt")
@@ -223,16 +223,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("optimizers", nargs="*", default=OPTIMIZERS, metavar="OPTIMIZER")
     parser.add_argument("--estimator", default="pes")
+    parser.add_argument("--particles", type=int, default=16)
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(trace(*options.optimizers, options.estimator, options.one)))
+    if options.case:
+        case, folder = options.case
+        print(json.dumps(trace(Case(**json.loads(case)), Path(folder))))
         return
-    results = {name: run_trace(name, options.estimator) for name in options.optimizers}
+    chosen = {"estimator": options.estimator, "particles": options.particles}
+    results = {
+        name: run_trace(Case(optimizer=name, **chosen)) for name in options.optimizers
+    }
     set_up()
     record = {
-        "command": f"scripts/profile_meta_train.py --estimator {options.estimator}",
+        "command": " ".join(["scripts/profile_meta_train.py", *sys.argv[1:]]),
         **surroundings(),
         "optimizers": results,
     }
