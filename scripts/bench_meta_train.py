@@ -46,8 +46,8 @@ from lopt.optimizers import OPTIMIZERS
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "meta_train.json"
 MAIN_OPTIMIZERS = ("layerwise", "mlp", "adafac_mlp")
-WHOLE_RUNS = {"max_steps": 200}
-"""Of the estimators that run from start to end in every call."""
+WHOLE_RUNS = ("full_es", "full_gradient", "nes")
+"""Estimators that run from start to end in every call: with runs of 100 to 200 steps."""
 SHAPES = {"3x32": {"depth": 3}, "2x128": {"depth": 2, "width": 128}}
 
 Rows = list[dict]
@@ -58,7 +58,12 @@ def rate_rows(options: argparse.Namespace) -> Rows:
     rows = []
     for optimizer in options.optimizers:
         cases = [
-            Case(estimator=name, optimizer=optimizer, length=options.length)
+            Case(
+                estimator=name,
+                optimizer=optimizer,
+                length=options.length,
+                max_steps=200 if name in WHOLE_RUNS else Case.max_steps,
+            )
             for name in options.estimators
         ]
         rows += measure(cases, options)

@@ -86,7 +86,11 @@ class Case:
 
     def _estimator_options(self) -> dict[str, Any]:
         known = inspect.signature(ESTIMATORS[self.estimator]).parameters
-        sizes = {"num_pairs": self.particles // 2, "num_runs": self.particles}
+        sizes = {
+            "num_pairs": self.particles // 2,
+            "num_runs": self.particles,
+            "population": self.particles,
+        }
         return {k: v for k, v in sizes.items() if k in known} | dict(self.options)
 
 

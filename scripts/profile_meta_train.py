@@ -51,7 +51,7 @@ RULES = (
 WAITING = "waiting for another device"
 LAUNCHING = "between operations"
 OUTER = "outer update"
-OTHER = "other"
+OTHER = "copies and the rest"
 
 _ASSIGNMENT = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
