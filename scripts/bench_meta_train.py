@@ -79,27 +79,24 @@ def rate_rows(options: argparse.Namespace) -> Rows:
 
 
 def particle_rows(options: argparse.Namespace) -> Rows:
-    """Growth with the number of inner runs; short truncations, because calls are long."""
-    length = options.growth_length
-    return [
-        row
-        for optimizer in options.optimizers
-        for n in options.particles
-        for row in measure(
-            [Case(optimizer=optimizer, particles=n, length=length)], options
-        )
-    ]
+    """Growth with the number of inner runs."""
+    return growth_rows(options, "particles", options.particles)
 
 
 def width_rows(options: argparse.Namespace) -> Rows:
     """Growth with the width of the hidden layer."""
-    length = options.growth_length
-    return [
-        row
-        for optimizer in options.optimizers
-        for n in options.widths
-        for row in measure([Case(optimizer=optimizer, width=n, length=length)], options)
-    ]
+    return growth_rows(options, "width", options.widths)
+
+
+def growth_rows(options: argparse.Namespace, what: str, sizes: Sequence[int]) -> Rows:
+    """Rates at several sizes; in short truncations, because the large ones take long."""
+    rows = []
+    for optimizer in options.optimizers:
+        for size in sizes:
+            length = options.growth_length
+            case = Case(optimizer=optimizer, length=length, **{what: size})
+            rows += measure([case], options, all_floors=False)
+    return rows
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {

@@ -62,10 +62,13 @@ def plot(record: dict, path: Path) -> None:
     parts = {name: rows for name, rows in record["parts"].items() if name in panels}
     if not parts:
         return
+    num_rows = (len(parts) + 1) // 2
     figure, axes = plt.subplots(
-        1, len(parts), figsize=(5 * len(parts), 4.2), squeeze=False, layout="constrained"
+        num_rows, 2, figsize=(11, 4.2 * num_rows), squeeze=False, layout="constrained"
     )
-    for ax, (name, rows) in zip(axes[0], parts.items(), strict=True):
+    for ax in axes.flat[len(parts) :]:
+        ax.set_axis_off()
+    for ax, (name, rows) in zip(axes.flat, parts.items(), strict=False):
         panels[name](ax, rows)
     machine, version = record["machine"], record["jax"]
     figure.suptitle(f"meta-training on {machine}, jax {version}", fontsize=10)
@@ -123,7 +126,8 @@ def _memory(ax, rows: Rows) -> None:
     lines: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         how = row["rematerialize"]
-        label = row["estimator"] + (f", K, again: {how}" if how else ", longest run")
+        kind = f"over K, computed anew: {how}" if how else "over the longest run"
+        label = f"{row['estimator']} {kind}"
         size = row["K"] if how else row["longest run"]
         lines.setdefault(label, []).append((size, row["program MiB"]))
     for label, points in lines.items():

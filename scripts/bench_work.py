@@ -29,6 +29,9 @@ from lopt.suites import SuiteTask
 from lopt.trainer import Trainer, TrainState, group_tasks
 from lopt.unroll import inner_step, unroll
 
+PATIENCE = 8
+"""How much longer than its `turns` times `seconds` a contestant may take."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
@@ -170,12 +173,12 @@ def same_bases() -> optax.GradientTransformation:
     )
 
 
-def floors(case: Case) -> dict[str, Call]:
-    """What a case is measured against."""
+def floors(case: Case, *, every: bool = True) -> dict[str, Call]:
+    """What a case is measured against; at least Adam."""
     calls = {"adam": floor(optax.adam(1e-3), case)}
-    if len(jax.devices()) > 1:
+    if every and len(jax.devices()) > 1:
         calls["adam, unsharded"] = floor(optax.adam(1e-3), case, sharded=False)
-    if case.optimizer == "layerwise":
+    if every and case.optimizer == "layerwise":
         calls["same bases"] = floor(same_bases(), case)
     return calls
 
@@ -187,32 +190,38 @@ def take_turns(
 
     Args:
       calls: who takes part; compiled by a first call that is not timed.
-      turns: how often each has its turn.
+      turns: how often each has its turn; fewer where one call lasts long.
       seconds: how long about a turn lasts; one call at least.
       clock: one of `bench_sides.CLOCKS`.
     """
     now = {"wall": time.perf_counter, "cpu": time.process_time}[clock]
-    repeats = {}
+    repeats, quota = {}, {}
     for name, call in calls.items():
         call()
         start = time.perf_counter()
         call()
-        repeats[name] = max(1, round(seconds / (time.perf_counter() - start)))
+        once = time.perf_counter() - start
+        repeats[name] = max(1, round(seconds / once))
+        # Long calls need fewer turns to be sure of, and would take all the time.
+        quota[name] = min(turns, max(1, round(PATIENCE * turns * seconds / once)))
     rates: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(turns):
-        for name, call in calls.items():
+    for turn in range(turns):
+        for name in (name for name in calls if turn < quota[name]):
             start = now()
-            steps = sum(call() for _ in range(repeats[name]))
+            steps = sum(calls[name]() for _ in range(repeats[name]))
             rates[name].append(steps / (now() - start))
     return {name: statistics.median(values) for name, values in rates.items()}
 
 
-def measure(cases: Sequence[Case], options: Any) -> list[dict[str, Any]]:
+def measure(
+    cases: Sequence[Case], options: Any, *, all_floors: bool = True
+) -> list[dict[str, Any]]:
     """Rates of cases that differ in nothing but the estimator, and of their floors.
 
     Args:
       cases: at least one.
       options: `turns`, `seconds` and `clock` of `take_turns`.
+      all_floors: whether others than the sharded Adam are measured.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # programs compile side by side
         calls = dict(
@@ -222,7 +231,8 @@ def measure(cases: Sequence[Case], options: Any) -> list[dict[str, Any]]:
                 strict=True,
             )
         )
-    below = {f"{name} (floor)": call for name, call in floors(cases[0]).items()}
+    found = floors(cases[0], every=all_floors)
+    below = {f"{name} (floor)": call for name, call in found.items()}
     rates = take_turns(
         calls | below, turns=options.turns, seconds=options.seconds, clock=options.clock
     )

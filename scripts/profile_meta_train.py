@@ -64,7 +64,7 @@ class Program:
 
     def __init__(self, text: str):
         self._tables: dict[str, dict[int, str | dict[str, int]]] = {}
-        self._operations: dict[str, str] = {}
+        self.operations: dict[str, str] = {}
         self._members: dict[str, list[str]] = collections.defaultdict(list)
         table = computation = ""
         for line in text.splitlines():
@@ -78,7 +78,7 @@ class Program:
             elif found := _COMPUTATION.match(line):
                 computation = found[1]
             elif found := _ASSIGNMENT.match(line):
-                self._operations[found[1]] = found[2]
+                self.operations[found[1]] = found[2]
                 self._members[computation].append(found[2])
         frames = self._tables.get("StackFrames", {})
         # Some versions count parents from 1, and let the outermost be its own.
@@ -86,7 +86,7 @@ class Program:
 
     def shares(self, name: str) -> dict[str, float]:
         """Group -> share of an operation's time."""
-        text = self._operations.get(name, "")
+        text = self.operations.get(name, "")
         if re.search(r"\ball-(reduce|gather)|collective-", text):
             return {WAITING: 1.0}
         if re.search(r"\bwhile\(|\bconditional\(", text):
