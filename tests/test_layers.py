@@ -17,7 +17,7 @@ LAYERS = (
     {"bases", "factories", "files"},
     {"families", "guard", "optimizers", "options", "unroll"},
     {"checkpoint", "estimators", "suites"},
-    {"trainer"},
+    {"published", "trainer"},
     {"evaluation", "run", "show"},
     {"cli"},
 )
