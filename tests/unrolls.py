@@ -84,10 +84,10 @@ def make_unroll(length: int, *, task=None, lopt=None, num_steps: int = T, **opti
         "meta_split": "train",
         "meta_every": 1,
         "meta_transform": "clipped",
+        "min_steps": num_steps,
+        "max_steps": num_steps,
     } | options
-    return task, unroll(
-        task, lopt, length=length, min_steps=num_steps, max_steps=num_steps, **options
-    )
+    return task, unroll(task, lopt, length=length, **options)
 
 
 def exact_gradient(length: int, key, *, num_steps: int = T, **options):
