@@ -31,17 +31,31 @@ from lopt.base import (
     Task,
 )
 from lopt.compiling import compile_lowered
+from lopt.outer import TaskScales, averaged, normalized, task_scales
 from lopt.suites import SuiteTask
 
 
+class Selected(NamedTuple):
+    """The best theta so far, by the score of a selection; kept for `run/selection.py`."""
+
+    theta: MetaParams
+    score: Array  # shape=[], the lower the better; inf before the first selection
+    step: Array  # shape=[], int32: outer steps that led to it, 0: none yet
+    is_average: Array  # shape=[], bool: whether it is an average of theta
+    credit: Array  # shape=[], inner steps of training not yet charged for a selection
+
+
 class TrainState(NamedTuple):
-    """Everything that resuming needs, bit for bit."""
+    """Everything that resuming needs, bit for bit; what a run does not use is ()."""
 
     theta: MetaParams
     outer_opt_state: optax.OptState
     estimator_states: tuple[EstimatorState, ...]  # one a group, leaves [tasks, N, ...]
     step: Array  # shape=[], int32: outer steps taken
     key: PRNGKey
+    average: MetaParams | tuple[()] = ()
+    task_scales: TaskScales | tuple[()] = ()
+    selected: Selected | tuple[()] = ()
 
 
 class Metrics(NamedTuple):
@@ -117,12 +131,16 @@ class Trainer:
       groups: on which tasks, with their estimators.
       outer_optimizer: of theta.
       outer_steps: how many there will be; schedules of the estimators span them.
+      average: decay of the moving average of theta; 0: none is kept.
+      normalize_tasks: whether the tasks' meta-gradients are brought to one scale.
     """
 
     lopt: LearnedOptimizer
     groups: tuple[TaskGroup, ...]
     outer_optimizer: optax.GradientTransformation
     outer_steps: int
+    average: float = 0.0
+    normalize_tasks: bool = False
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -146,7 +164,12 @@ class Trainer:
         )
         outer_opt_state = self.outer_optimizer.init(start)
         step = jnp.zeros((), jnp.int32)
-        return self.place(TrainState(start, outer_opt_state, states, step, key))
+        state = TrainState(start, outer_opt_state, states, step, key)
+        if self.average:
+            state = state._replace(average=start)
+        if self.normalize_tasks:
+            state = state._replace(task_scales=task_scales(len(self.task_names)))
+        return self.place(state)
 
     def step(
         self, state: TrainState, datas: tuple[Data, ...]
@@ -224,16 +247,14 @@ class Trainer:
         return rest._replace(estimator_states=states)
 
     def _estimate(self, i: int, theta, states, key, data, step):
-        """The weighted mean meta-gradient of a group, task losses, and new particles."""
+        """The meta-gradients of a group, leaves [tasks, ...], and its new particles."""
         group, progress = self.groups[i], step / self.outer_steps
         estimate = _over_tasks(
             lambda *args: group.estimator.estimate(*args, progress), group
         )
         result, states = estimate(theta, states, key, data)
-        weights = jnp.asarray(group.weights)
-        grad = jax.tree.map(lambda g: jnp.tensordot(weights, g, axes=1), result.grad)
         counts = jnp.sum(result.num_diverged), jnp.sum(result.num_steps)
-        return MetaGradient(grad, result.loss, *counts), states
+        return MetaGradient(result.grad, result.loss, *counts), states
 
     def _finish(self, state: TrainState, key: PRNGKey, results, update):
         """Theta's update; the old particles are gone by now, the new ones untouched."""
@@ -243,9 +264,36 @@ class Trainer:
 
     def _update(self, state: TrainState, key: PRNGKey, gradients):
         """A state without particles, one step on, and what the step reports."""
-        grad = jax.tree.map(lambda *g: sum(g), *[g.grad for g in gradients])
-        losses = jnp.concatenate([g.loss for g in gradients])
+        grads = jax.tree.map(lambda *g: jnp.concatenate(g), *[g.grad for g in gradients])
+        if state.task_scales:
+            grads, scales = normalized(grads, state.task_scales)
+            state = state._replace(task_scales=scales)
         weights = jnp.asarray([w for group in self.groups for w in group.weights])
+        grad = jax.tree.map(lambda g: jnp.tensordot(weights, g, axes=1), grads)
+        losses = jnp.concatenate([g.loss for g in gradients])
+        theta, opt_state, finite = self._apply(state, grad)
+        num_steps = sum(g.num_steps for g in gradients)
+        metrics = Metrics(
+            loss=jnp.sum(weights * losses),
+            task_losses=losses,
+            grad_norm=optax.tree.norm(grad),
+            num_diverged=sum(g.num_diverged for g in gradients),
+            num_steps=num_steps,
+            skipped=~finite,
+        )
+        state = state._replace(
+            theta=theta, outer_opt_state=opt_state, step=state.step + 1, key=key
+        )
+        if state.average:
+            average = averaged(state.average, theta, state.step, self.average)
+            state = state._replace(average=average)
+        if state.selected:
+            credit = state.selected.credit + num_steps.astype(jnp.float32)
+            state = state._replace(selected=state.selected._replace(credit=credit))
+        return state, metrics
+
+    def _apply(self, state: TrainState, grad: MetaParams):
+        """Theta and its optimizer's state, one step on; as they were if not finite."""
         updates, opt_state = self.outer_optimizer.update(
             grad, state.outer_opt_state, state.theta
         )
@@ -258,15 +306,7 @@ class Trainer:
             (theta, opt_state),
             (state.theta, state.outer_opt_state),
         )
-        metrics = Metrics(
-            loss=jnp.sum(weights * losses),
-            task_losses=losses,
-            grad_norm=optax.tree.norm(grad),
-            num_diverged=sum(g.num_diverged for g in gradients),
-            num_steps=sum(g.num_steps for g in gradients),
-            skipped=~finite,
-        )
-        return TrainState(theta, opt_state, (), state.step + 1, key), metrics
+        return theta, opt_state, finite
 
 
 def _over_tasks(function, group: TaskGroup):

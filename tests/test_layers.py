@@ -16,7 +16,7 @@ LAYERS = (
     {"config", "data", "features", "mup", "packing"},
     {"bases", "factories", "files"},
     {"families", "guard", "optimizers", "options", "unroll"},
-    {"checkpoint", "estimators", "suites"},
+    {"checkpoint", "estimators", "outer", "suites"},
     {"trainer"},
     {"evaluation", "run", "show"},
     {"cli"},

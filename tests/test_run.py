@@ -21,7 +21,7 @@ from lopt.config import load_suite
 from lopt.errors import CheckpointError, ConfigError
 from lopt.files import fileformat, rundir, snapshots
 from lopt.run import Interrupted, build, meta_train
-from lopt.run.build import outer_optimizer
+from lopt.run.outer_optimizer import outer_optimizer
 
 TOY = Path(__file__).parent / "toy" / "toy.toml"
 TIMINGS = ("seconds", "inner_steps_per_second")

@@ -62,18 +62,31 @@ class OuterOptimizerConfig:
     """The optimizer that trains theta.
 
     Attributes:
-      name: an optax optimizer that takes `learning_rate`.
+      name: an optimizer of optax that takes `learning_rate`; one of `optax.contrib` as
+        `contrib.NAME`.
       learning_rate: its peak.
-      schedule: cosine decay to zero over the outer steps, or none.
+      schedule: of the learning rate after the warmup, over the rest of the outer steps.
+      schedule_options: further arguments of optax's schedule, such as `alpha`.
       warmup_steps: outer steps of linear warmup from zero.
       clip_norm: largest global norm of the meta-gradient; 0: no clipping.
+      average: decay of a moving average of theta, kept beside it; 0: none.
+      normalize_tasks: whether the tasks' meta-gradients are brought to one scale before
+        they are averaged, so that the largest does not rule.
+      options: further arguments of the optimizer, such as `b1` or `weight_decay`.
     """
 
     name: str = "adam"
     learning_rate: float = 3e-3
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal[
+        "cosine", "constant", "linear", "polynomial", "exponential",
+        "cosine_onecycle", "linear_onecycle",
+    ] = "cosine"  # fmt: skip
+    schedule_options: Options = field(default_factory=dict)
     warmup_steps: int = 0
     clip_norm: float = 1.0
+    average: float = 0.0
+    normalize_tasks: bool = False
+    options: Options = field(default_factory=dict)
 
     def __post_init__(self):
         check_types(self)
@@ -81,6 +94,8 @@ class OuterOptimizerConfig:
         require(self, "learning_rate", self.learning_rate > 0, "be positive")
         require(self, "warmup_steps", self.warmup_steps >= 0, "not be negative")
         require(self, "clip_norm", self.clip_norm >= 0, "not be negative")
+        rule = "be at least 0 and less than 1"
+        require(self, "average", 0 <= self.average < 1, rule)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +166,7 @@ class RunConfig:
         default_factory=lambda: ComponentConfig(name="nres")
     )
     unroll: UnrollConfig = UnrollConfig()
-    outer_optimizer: OuterOptimizerConfig = OuterOptimizerConfig()
+    outer_optimizer: OuterOptimizerConfig = field(default_factory=OuterOptimizerConfig)
     tasks: tuple[TaskConfig, ...]
 
     def __post_init__(self):

@@ -1,0 +1,73 @@
+"""Beside the outer optimizer: meta-gradients normalized per task, theta averaged.
+
+Both keep exponential moving averages without a bias towards where they started: after n
+values the newest one has the weight (1 - d)/(1 - dⁿ), which is 1 for the first.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lopt.base import Array, MetaParams
+
+SCALE_DECAY = 0.95
+"""Of the running mean squares that meta-gradients are normalized by."""
+
+
+class TaskScales(NamedTuple):
+    """How large the meta-gradients of each task have been."""
+
+    mean_square: Array  # shape=[tasks], running mean of squared norms
+    count: Array  # shape=[tasks], int32: finite meta-gradients so far
+
+
+def task_scales(num_tasks: int) -> TaskScales:
+    """Before the first meta-gradient."""
+    return TaskScales(jnp.zeros(num_tasks), jnp.zeros(num_tasks, jnp.int32))
+
+
+def normalized(grads: MetaParams, scales: TaskScales) -> tuple[MetaParams, TaskScales]:
+    """Each task's meta-gradient divided by the running RMS of its norm, this one in it.
+
+    A task whose meta-loss is a thousand times another's then moves theta no further. The
+    first meta-gradient of a task gets norm 1. One that is not finite stays so, for the
+    trainer to refuse, and does not count.
+
+    Args:
+      grads: leaves [tasks, ...].
+      scales: before this meta-gradient.
+    """
+    leaves = jax.tree.leaves(grads)
+    square = sum(jnp.sum(jnp.square(g), axis=tuple(range(1, g.ndim))) for g in leaves)
+    finite = jnp.isfinite(square)
+    count = scales.count + finite
+    weight = jnp.where(finite, _newest_weight(SCALE_DECAY, count), 0.0)
+    news = jnp.where(finite, square, 0.0) - scales.mean_square
+    mean_square = scales.mean_square + weight * news
+    factor = jnp.where(mean_square > 0, jax.lax.rsqrt(mean_square), 0.0)
+    grads = jax.tree.map(
+        lambda g: g * factor.reshape(-1, *[1] * (g.ndim - 1)).astype(g.dtype), grads
+    )
+    return grads, TaskScales(mean_square, count)
+
+
+def averaged(average: MetaParams, theta: MetaParams, step: Array, decay: float):
+    """The moving average of theta over outer steps.
+
+    Args:
+      average: of steps 1 … step - 1; any theta at step 1.
+      theta: after this step.
+      step: the number of this step, from 1.
+      decay: d, in (0, 1); about 1/(1 - d) steps are averaged.
+    """
+    weight = _newest_weight(decay, step)
+    return jax.tree.map(
+        lambda a, t: a + (weight * (t - a)).astype(a.dtype), average, theta
+    )
+
+
+def _newest_weight(decay: float, count: Array) -> Array:
+    """(1 - d)/(1 - dⁿ), of the newest of n values; n = 0 counts as 1."""
+    powers = jnp.float32(decay) ** jnp.maximum(count, 1)
+    return (1 - jnp.float32(decay)) / (1 - powers)
