@@ -8,6 +8,7 @@ file is run only if it is trusted: `--trust`, or given on the command line by it
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from lopt import factories
-from lopt.base import SPLITS, ParamSpec, Split, Task
+from lopt.base import SPLITS, Data, ParamSpec, Split, Task
 from lopt.config import BrokenRule, RunConfig, TaskConfig
 from lopt.errors import ConfigError
 from lopt.families import FAMILIES
@@ -55,10 +56,21 @@ def build_tasks(config: RunConfig, *, trust: bool = False) -> list[SuiteTask]:
       ConfigError: an unknown family or option, an untrusted or faulty file, a task that
         breaks its interface.
     """
+    return _build_all(config.tasks, config.suite, "tasks", trust=trust)
+
+
+def build_selection_tasks(config: RunConfig, *, trust: bool = False) -> list[SuiteTask]:
+    """The tasks of the selection suite, likewise; none where there is no such suite."""
+    return _build_all(config.selection.tasks, "", "selection.tasks", trust=trust)
+
+
+def _build_all(
+    entries: Sequence[TaskConfig], suite: str, where: str, *, trust: bool
+) -> list[SuiteTask]:
     tasks, names = [], set()
-    for i, entry in enumerate(config.tasks):
-        own = _is_the_suite(entry, config.suite)
-        task = _build(entry, f"tasks.{i}", trust=trust or own)
+    for i, entry in enumerate(entries):
+        own = _is_the_suite(entry, suite)
+        task = _build(entry, f"{where}.{i}", trust=trust or own)
         name = _free_name(entry.name or task.name, names)
         names.add(name)
         tasks.append(
@@ -71,6 +83,30 @@ def build_tasks(config: RunConfig, *, trust: bool = False) -> list[SuiteTask]:
             )
         )
     return tasks
+
+
+def by_program(tasks: Sequence[SuiteTask]) -> list[list[SuiteTask]]:
+    """Tasks grouped by what their compiled program depends on, run lengths included."""
+    members: dict[tuple, list[SuiteTask]] = {}
+    for entry in tasks:
+        members.setdefault(_program_key(entry), []).append(entry)
+    return list(members.values())
+
+
+def _program_key(entry: SuiteTask) -> tuple:
+    task = entry.task
+    specs, specs_def = jax.tree.flatten(task.specs)
+    data, data_def = jax.tree.flatten(task.data)
+    shapes = tuple((x.shape, str(x.dtype)) for x in data)
+    functions = (task.init, task.batch, task.eval_batch, task.loss)
+    lengths = (entry.min_steps, entry.max_steps)
+    bound = task.loss_bound
+    return (functions, tuple(specs), specs_def, shapes, data_def, lengths, bound)
+
+
+def stacked_data(tasks: Sequence[SuiteTask]) -> Data:
+    """The data of tasks of one group: leaves [tasks, ...]."""
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *[entry.task.data for entry in tasks])
 
 
 def _is_the_suite(entry: TaskConfig, suite: str) -> bool:

@@ -32,7 +32,7 @@ from lopt.base import (
 )
 from lopt.compiling import compile_lowered
 from lopt.outer import TaskScales, averaged, normalized, task_scales
-from lopt.suites import SuiteTask
+from lopt.suites import SuiteTask, by_program, stacked_data
 
 
 class Selected(NamedTuple):
@@ -94,32 +94,16 @@ def group_tasks(
 ) -> tuple[TaskGroup, ...]:
     """Tasks grouped by what their compiled program depends on."""
     total = sum(entry.weight for entry in tasks)
-    members: dict[tuple, list[SuiteTask]] = {}
-    for entry in tasks:
-        members.setdefault(_program_key(entry), []).append(entry)
     return tuple(
         TaskGroup(
             task=group[0].task,
             names=tuple(entry.task.name for entry in group),
-            data=jax.tree.map(
-                lambda *xs: jnp.stack(xs), *[entry.task.data for entry in group]
-            ),
+            data=stacked_data(group),
             weights=tuple(entry.weight / total for entry in group),
             estimator=make_estimator(group[0]),
         )
-        for group in members.values()
+        for group in by_program(tasks)
     )
-
-
-def _program_key(entry: SuiteTask) -> tuple:
-    task = entry.task
-    specs, specs_def = jax.tree.flatten(task.specs)
-    data, data_def = jax.tree.flatten(task.data)
-    shapes = tuple((x.shape, str(x.dtype)) for x in data)
-    functions = (task.init, task.batch, task.eval_batch, task.loss)
-    lengths = (entry.min_steps, entry.max_steps)
-    bound = task.loss_bound
-    return (functions, tuple(specs), specs_def, shapes, data_def, lengths, bound)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ LAYERS = (
     {"config", "data", "features", "mup", "packing"},
     {"bases", "factories", "files"},
     {"families", "guard", "optimizers", "options", "unroll"},
-    {"checkpoint", "estimators", "outer", "suites"},
-    {"trainer"},
+    {"estimators", "outer", "suites", "weights"},
+    {"checkpoint", "trainer"},
     {"evaluation", "run", "show"},
     {"cli"},
 )

@@ -37,7 +37,7 @@ class Recorder:
     """A `Progress` that remembers, and may do something after a step."""
 
     def __init__(self, after_step=lambda step: None):
-        self.notes, self.programs, self.steps = [], [], []
+        self.notes, self.programs, self.steps, self.selections = [], [], [], []
         self.after_step = after_step
 
     def note(self, text):
@@ -49,6 +49,9 @@ class Recorder:
     def stepped(self, metrics, outer_steps):
         self.steps.append((metrics["step"], outer_steps))
         self.after_step(metrics["step"])
+
+    def selected(self, selection):
+        self.selections.append(selection)
 
 
 def toy_run(out, **options):

@@ -61,6 +61,7 @@ class TrainingBar(Bar):
         super().__init__()
         self._started: float | None = None
         self._inner_steps = 0
+        self._best = ""
 
     def compiled(self, done: int, total: int) -> None:
         """`done` of `total` programs are compiled."""
@@ -73,7 +74,14 @@ class TrainingBar(Bar):
         text += "not finite" if loss is None else f"{loss:.4f}"
         if speed := self._speed(metrics["inner_steps"]):
             text += f", {speed:,.0f} inner steps/s"
+        text += self._best
         self.update(text, step / outer_steps, say=step == outer_steps)
+
+    def selected(self, selection: dict[str, Any]) -> None:
+        """A selection is finished; `selection` is its line of selection.jsonl."""
+        best = selection["selected"]
+        kind = "average at step" if best["weights"] == "average" else "step"
+        self._best = f", best is {kind} {best['step']} ({best['score']:.4f})"
 
     def _speed(self, inner_steps: int) -> float | None:
         """Inner steps per second since the first outer step, None at that one."""

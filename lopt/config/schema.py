@@ -1,6 +1,7 @@
 """The configuration's dataclasses: names, types, defaults and rules, each said once."""
 
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, Literal
 
 from lopt.config.rules import BrokenRule, as_type, check_types, require
@@ -136,6 +137,35 @@ class TaskConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SelectionConfig:
+    """On which tasks the best theta of a run is selected; lopt.run.selection does it.
+
+    Attributes:
+      suite: its name or path, neither the training nor a held-out one; "": no selection.
+      seeds: runs of each of its tasks in one selection.
+      share: inner steps of all selections, at most, relative to those of training.
+      tasks: the suite's; lopt fills them in.
+    """
+
+    suite: str = ""
+    seeds: int = 8
+    share: float = 0.05
+    tasks: tuple[TaskConfig, ...] = ()
+
+    def __post_init__(self):
+        check_types(self)
+        require(self, "seeds", self.seeds >= 1, "be at least 1")
+        require(self, "share", 0 < self.share <= 1, "be positive and at most 1")
+        if self.suite and not self.tasks:
+            raise BrokenRule("suite", "name a suite that has tasks", self.suite)
+        is_held_out = PurePath(self.suite).stem.endswith("heldout")
+        rule = "not be a suite that is held out"
+        hint = "select on a suite of its own: nothing may be chosen by held-out results"
+        if is_held_out:
+            raise BrokenRule("suite", rule, self.suite, hint=hint)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that a meta-training run is told, resolved.
 
@@ -150,6 +180,7 @@ class RunConfig:
       estimator: the meta-gradient's estimator.
       unroll: truncation and meta-loss.
       outer_optimizer: what trains theta.
+      selection: what the best theta is selected on.
       tasks: what it is trained on; at least one.
     """
 
@@ -167,6 +198,7 @@ class RunConfig:
     )
     unroll: UnrollConfig = UnrollConfig()
     outer_optimizer: OuterOptimizerConfig = field(default_factory=OuterOptimizerConfig)
+    selection: SelectionConfig = SelectionConfig()
     tasks: tuple[TaskConfig, ...]
 
     def __post_init__(self):
@@ -175,6 +207,7 @@ class RunConfig:
         for key in ("outer_steps", "checkpoint_every", "keep_checkpoints"):
             require(self, key, getattr(self, key) >= 1, "be at least 1")
         _check_tasks(self)
+        _check_selection(self)
         _check_estimator(self.estimator.options)
         warmup_steps = self.outer_optimizer.warmup_steps
         if warmup_steps >= self.outer_steps:
@@ -196,6 +229,18 @@ def _check_tasks(config: RunConfig) -> None:
         if task.name in names:
             raise BrokenRule(f"tasks.{i}.name", "be given to one task only", task.name)
         names |= {task.name} - {None}
+
+
+def _check_selection(config: RunConfig) -> None:
+    selection = config.selection
+    if selection.suite and selection.suite == config.suite:
+        rule = "be another suite than the one that is trained on"
+        raise BrokenRule("selection.suite", rule, selection.suite)
+    names = {task.name for task in config.tasks} - {None}
+    for i, task in enumerate(selection.tasks):
+        if task.name in names:
+            rule = "not be the name of a training task"
+            raise BrokenRule(f"selection.tasks.{i}.name", rule, task.name)
 
 
 def _check_estimator(options: Options) -> None:

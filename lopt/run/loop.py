@@ -30,6 +30,10 @@ class Progress(Protocol):
         """An outer step is finished; `metrics` is its line of metrics.jsonl."""
         ...
 
+    def selected(self, selection: dict[str, Any]) -> None:
+        """A selection is finished; `selection` is its line of selection.jsonl."""
+        ...
+
 
 class Silent:
     """A `Progress` that says nothing."""
@@ -41,6 +45,9 @@ class Silent:
         """Nothing."""
 
     def stepped(self, metrics: dict[str, Any], outer_steps: int) -> None:
+        """Nothing."""
+
+    def selected(self, selection: dict[str, Any]) -> None:
         """Nothing."""
 
 
@@ -90,9 +97,10 @@ def loop(
     outer_steps: int,
     log: Log,
     due: Callable[[int], bool],
+    select: Callable[[int, TrainState], TrainState],
     save: Callable[[int, TrainState], None],
 ) -> TrainState:
-    """Outer steps to the end; saves where it is due and after the last one."""
+    """Outer steps to the end; selects and saves where due and after the last one."""
     unread: Metrics | None = None
     for step in range(int(state.step) + 1, outer_steps + 1):
         state, metrics = step_fn(state)
@@ -102,6 +110,7 @@ def loop(
         if due(step) or step == outer_steps:
             log(step, unread)
             unread = None
+            state = select(step, state)
             save(step, state)
             log.restart_clock()
     return state

@@ -77,7 +77,7 @@ def _try(optimizer: optax.GradientTransformation, name: str) -> None:
     except Exception as error:  # optax checks options where it uses them
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
-            f"`outer_optimizer.name`: `{name}` cannot train theta with these options: "
+            f"`outer_optimizer`: `{name}` cannot train theta with these options: "
             f"{reason}",
             hint="optax's documentation says what its options must be",
         ) from error
