@@ -162,7 +162,7 @@ def _selection(run: Path, config: RunConfig, choice: _Choice) -> dict[str, Any] 
         "tasks": [_label(task) for task in config.selection.tasks],
         "seeds": config.selection.seeds,
         "score": choice.score,
-        "candidates": [{"step": line["step"], **line["scores"]} for line in lines],
+        "candidates": {f"step {line['step']}": line["scores"] for line in lines},
     }
 
 

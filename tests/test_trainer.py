@@ -14,6 +14,7 @@ from lopt.base import GradientEstimator, MetaGradient
 from lopt.estimators import ESTIMATORS
 from lopt.families.mlp import mlp
 from lopt.optimizers.layerwise import layerwise
+from lopt.outer import SCALE_DECAY, normalized, task_scales
 from lopt.suites import SuiteTask
 from lopt.trainer import Trainer, group_tasks
 from lopt.unroll import unroll
@@ -196,3 +197,82 @@ def test_the_outer_step_lowers_for_accelerators(platform, key):
         state, trainer.datas
     )
     assert exported.platforms == (platform,)
+
+
+def two_tasks(factor):
+    """Two groups of one task each; the first one's meta-loss is `factor` times itself."""
+    first, second = quadratic(floor=0.0), quadratic(curvature=(1.0, 0.3), floor=0.0)
+    leaf = first.data["meta"]
+    scaled = {**leaf, "curvature": factor * leaf["curvature"]}
+    first = replace(first, data={**first.data, "meta": scaled})
+    return [entry(first), entry(second)]
+
+
+def path(trainer, key, num_steps=6):
+    """Theta after every outer step, and the last state."""
+    state, thetas = trainer.init(key), []
+    step = trainer.compile(state)
+    for _ in range(num_steps):
+        state, _ = step(state)
+        thetas.append(np.asarray(state.theta["log_rate"]))
+    return np.stack(thetas), state
+
+
+def test_the_scale_of_one_task_does_not_matter_where_tasks_are_normalized(key):
+    """A meta-loss a thousand times larger leaves the path of theta as it is."""
+    paths = {}
+    for normalize in (True, False):
+        for factor in (1.0, 1000.0):
+            tasks = two_tasks(factor)
+            trainer = make_trainer(learnable_sgd_any(), tasks, meta_transform="raw")
+            optimizer = optax.sgd(0.01)
+            trainer = replace(
+                trainer, outer_optimizer=optimizer, normalize_tasks=normalize
+            )
+            paths[normalize, factor], _ = path(trainer, key)
+    moved = np.ptp(paths[True, 1.0], axis=0).max()
+    difference = np.abs(paths[True, 1000.0] - paths[True, 1.0]).max()
+    assert difference < 1e-3 * moved
+    difference = np.abs(paths[False, 1000.0] - paths[False, 1.0]).max()
+    assert difference > moved
+
+
+def test_normalized_meta_gradients():
+    """By hand: the running RMS of norms, which one that is not finite does not enter."""
+    rows = np.asarray([[3.0, 4.0], [np.nan, 1.0], [6.0, 8.0], [0.3, 0.4]])
+    norms, decay = [5.0, 10.0, 0.5], SCALE_DECAY
+    scales, seen = task_scales(2), []
+    for row in rows:
+        grads = {"a": jnp.asarray([[row[0]], [0.0]]), "b": jnp.asarray([row[1], 0.0])}
+        got, scales = normalized(grads, scales)
+        np.testing.assert_array_equal(got["b"][1], 0.0)
+        if np.isnan(row[0]):
+            assert np.isnan(got["a"][0, 0])
+            continue
+        seen.append(norms[len(seen)])
+        weights = decay ** np.arange(len(seen))[::-1]
+        rms = np.sqrt(np.sum(weights * np.square(seen)) / np.sum(weights))
+        np.testing.assert_allclose(got["a"][0, 0], row[0] / rms, rtol=1e-5)
+        np.testing.assert_allclose(got["b"][0], row[1] / rms, rtol=1e-5)
+    np.testing.assert_array_equal(scales.count, [3, 4])
+
+
+def test_theta_is_averaged_without_a_bias_towards_its_start(key):
+    decay = 0.6
+    trainer = make_trainer(learnable_sgd(), [entry(quadratic(curvature=(0.5, 2.0)))])
+    plain, _ = path(trainer, key)
+    thetas, state = path(replace(trainer, average=decay), key)
+    np.testing.assert_array_equal(thetas, plain)
+    weights = decay ** np.arange(len(thetas))[::-1]
+    expected = weights @ thetas / np.sum(weights)
+    np.testing.assert_allclose(state.average["log_rate"], expected, rtol=1e-5)
+    _, state = path(replace(trainer, average=decay), key, 1)
+    np.testing.assert_allclose(state.average["log_rate"], thetas[0], rtol=1e-6)
+
+
+def test_what_is_not_used_is_not_in_the_state(key):
+    """Snapshots of runs without it are as they were before it existed."""
+    state = make_trainer(learnable_sgd(), [entry(quadratic(curvature=(1.0, 2.0)))]).init(
+        key
+    )
+    assert (state.average, state.task_scales, state.selected) == ((), (), ())

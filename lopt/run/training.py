@@ -151,17 +151,18 @@ class _Work:
         state = self.trainer.init(key, theta)
         return self.selector.start(state) if self.selector else state
 
-    def compile(self, state: TrainState) -> tuple[Step, Score | None]:
-        """One outer step, and what scores theta."""
+    def compile(self, state: TrainState) -> tuple[Step, Score | None, dict[str, Any]]:
+        """One outer step, what scores theta, and how long that took, for run.json."""
         done = self.progress.compiled
         total = len(self.trainer.groups) + (self.selector is not None)
         done(0, total)
         step = self.trainer.compile(state, lambda i, _: done(i, total))
         if self.selector is None:
-            return step, None
+            return step, None, {}
+        started = time.perf_counter()
         score = self.selector.compile(state)
         done(total, total)
-        return step, score
+        return step, score, {"selection_compile_seconds": _seconds_since(started)}
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint is due, the last one aside."""
@@ -195,7 +196,7 @@ def _in_memory(work: _Work) -> Run:
     """A run that leaves nothing behind; a signal does what it always does."""
     metrics, selection = [], []
     state = work.initial()
-    step_fn, score = work.compile(state)
+    step_fn, score, _ = work.compile(state)
     steps = work.config.outer_steps
     log = Log(work.trainer, steps, work.progress, metrics.append)
     select = work.select(score, selection.append)
@@ -215,8 +216,8 @@ def _in_folder(work: _Work, folder: Path, origin: str | None) -> Run:
     rundir.make_folder(folder)  # a place that refuses is found before compiling
     with handling(_stop_at_once):
         state = work.restored(folder) or work.initial()
-        step_fn, score = work.compile(state)
-    session = _session(todo, compile_seconds=time.perf_counter() - started)
+        step_fn, score, seconds = work.compile(state)
+    session = _session(todo) | {"compile_seconds": _seconds_since(started), **seconds}
     if todo.step:
         for what in rundir.add_session(folder, session):
             work.progress.note(f"other {what} than before: bits may differ from here on")
@@ -252,12 +253,15 @@ def _stop_at_once(signum: int) -> None:
     )
 
 
-def _session(todo: Plan, *, compile_seconds: float) -> dict[str, Any]:
+def _seconds_since(moment: float) -> float:
+    return round(time.perf_counter() - moment, 1)
+
+
+def _session(todo: Plan) -> dict[str, Any]:
     """What run.json says about one process."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "from_step": todo.step,
-        "compile_seconds": round(compile_seconds, 1),
         "devices": len(jax.devices()),
         "versions": rundir.versions(),
     }
