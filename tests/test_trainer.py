@@ -14,7 +14,7 @@ from lopt.base import GradientEstimator, MetaGradient
 from lopt.estimators import ESTIMATORS
 from lopt.families.mlp import mlp
 from lopt.optimizers.layerwise import layerwise
-from lopt.outer import SCALE_DECAY, normalized, task_scales
+from lopt.outer import SCALE_DECAY, averaged, normalized, task_scales
 from lopt.suites import SuiteTask
 from lopt.trainer import Trainer, group_tasks
 from lopt.unroll import unroll
@@ -199,42 +199,60 @@ def test_the_outer_step_lowers_for_accelerators(platform, key):
     assert exported.platforms == (platform,)
 
 
-def two_tasks(factor):
-    """Two groups of one task each; the first one's meta-loss is `factor` times itself."""
-    first, second = quadratic(floor=0.0), quadratic(curvature=(1.0, 0.3), floor=0.0)
-    leaf = first.data["meta"]
-    scaled = {**leaf, "curvature": factor * leaf["curvature"]}
-    first = replace(first, data={**first.data, "meta": scaled})
-    return [entry(first), entry(second)]
+DECAY = 0.6
 
 
-def path(trainer, key, num_steps=6):
-    """Theta after every outer step, and the last state."""
-    state, thetas = trainer.init(key), []
-    step = trainer.compile(state)
-    for _ in range(num_steps):
-        state, _ = step(state)
-        thetas.append(np.asarray(state.theta["log_rate"]))
-    return np.stack(thetas), state
+@pytest.fixture(scope="module")
+def paths():
+    """Theta [steps, rates] after every outer step on two tasks, and the last state.
 
-
-def test_the_scale_of_one_task_does_not_matter_where_tasks_are_normalized(key):
-    """A meta-loss a thousand times larger leaves the path of theta as it is."""
-    paths = {}
+    By whether tasks are normalized, and by what the first one's meta-loss is multiplied
+    with: its `meta` split has so many times the curvature, its `train` split has not.
+    """
+    tasks = [quadratic(curvature=c, floor=0.0) for c in ((0.5, 2.0), (1.0, 0.3))]
+    found = {}
     for normalize in (True, False):
+        trainer = make_trainer(
+            learnable_sgd(), [*map(entry, tasks)], num_pairs=2, meta_transform="raw"
+        )
+        trainer = replace(
+            trainer,
+            outer_optimizer=optax.sgd(0.01),
+            normalize_tasks=normalize,
+            average=DECAY,
+        )
+        step = jax.jit(trainer.step)
         for factor in (1.0, 1000.0):
-            tasks = two_tasks(factor)
-            trainer = make_trainer(learnable_sgd_any(), tasks, meta_transform="raw")
-            optimizer = optax.sgd(0.01)
-            trainer = replace(
-                trainer, outer_optimizer=optimizer, normalize_tasks=normalize
-            )
-            paths[normalize, factor], _ = path(trainer, key)
+            (data,) = trainer.datas
+            first_only = jnp.asarray([[factor], [1.0]])
+            leaf = data["meta"]
+            leaf = {**leaf, "curvature": leaf["curvature"] * first_only}
+            state, thetas = trainer.init(jax.random.key(0)), []
+            for _ in range(5):
+                state, _ = step(state, ({**data, "meta": leaf},))
+                thetas.append(np.asarray(state.theta["log_rate"]))
+            found[normalize, factor] = np.stack(thetas), state
+    return found
+
+
+def test_the_scale_of_one_task_does_not_matter_where_tasks_are_normalized(paths):
+    """A meta-loss a thousand times larger leaves the path of theta as it is."""
+    paths = {key: thetas for key, (thetas, _) in paths.items()}
     moved = np.ptp(paths[True, 1.0], axis=0).max()
     difference = np.abs(paths[True, 1000.0] - paths[True, 1.0]).max()
     assert difference < 1e-3 * moved
     difference = np.abs(paths[False, 1000.0] - paths[False, 1.0]).max()
     assert difference > moved
+
+
+def test_theta_is_averaged_without_a_bias_towards_its_start(paths):
+    for thetas, state in paths.values():
+        weights = DECAY ** np.arange(len(thetas))[::-1]
+        expected = weights @ thetas / np.sum(weights)
+        np.testing.assert_allclose(state.average["log_rate"], expected, rtol=1e-5)
+    start = {"a": jnp.asarray(9.0)}
+    first = averaged(start, {"a": jnp.asarray(-3.0)}, jnp.asarray(1), 0.999)
+    np.testing.assert_allclose(first["a"], -3.0, rtol=1e-5)
 
 
 def test_normalized_meta_gradients():
@@ -255,19 +273,6 @@ def test_normalized_meta_gradients():
         np.testing.assert_allclose(got["a"][0, 0], row[0] / rms, rtol=1e-5)
         np.testing.assert_allclose(got["b"][0], row[1] / rms, rtol=1e-5)
     np.testing.assert_array_equal(scales.count, [3, 4])
-
-
-def test_theta_is_averaged_without_a_bias_towards_its_start(key):
-    decay = 0.6
-    trainer = make_trainer(learnable_sgd(), [entry(quadratic(curvature=(0.5, 2.0)))])
-    plain, _ = path(trainer, key)
-    thetas, state = path(replace(trainer, average=decay), key)
-    np.testing.assert_array_equal(thetas, plain)
-    weights = decay ** np.arange(len(thetas))[::-1]
-    expected = weights @ thetas / np.sum(weights)
-    np.testing.assert_allclose(state.average["log_rate"], expected, rtol=1e-5)
-    _, state = path(replace(trainer, average=decay), key, 1)
-    np.testing.assert_allclose(state.average["log_rate"], thetas[0], rtol=1e-6)
 
 
 def test_what_is_not_used_is_not_in_the_state(key):
