@@ -8,7 +8,6 @@ accelerators run them side by side.
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -30,7 +29,7 @@ from lopt.base import (
     PRNGKey,
     Task,
 )
-from lopt.compiling import compile_lowered
+from lopt.compiling import compile_all, mapped
 from lopt.outer import TaskScales, averaged, normalized, task_scales
 from lopt.suites import SuiteTask, by_program, stacked_data
 
@@ -180,17 +179,8 @@ class Trainer:
         Returns:
           `state -> (state, metrics)`. The particles of its argument are donated.
         """
-        programs = []
-        with ThreadPoolExecutor() as pool:
-            # Lowering holds the interpreter; one group compiles while the next lowers.
-            futures = [
-                pool.submit(compile_lowered, self._lower(i, state))
-                for i in range(len(self.groups))
-            ]
-            for future in futures:
-                programs.append(future.result())
-                if on_group is not None:
-                    on_group(len(programs), len(futures))
+        lower = [partial(self._lower, i, state) for i in range(len(self.groups))]
+        programs = compile_all(lower, on_group)
         split = jax.jit(lambda key: tuple(jax.random.split(key, len(self.groups) + 1)))
         update = jax.jit(self._update)
 
@@ -299,10 +289,7 @@ def _over_tasks(function, group: TaskGroup):
     def over(theta, *args):
         *rest, key, data = args
         keys = jax.random.split(key, len(group.names))
-        if len(group.names) == 1:  # without vmap a fifth less to trace and to compile
-            args = jax.tree.map(lambda x: x[0], (*rest, keys, data))
-            return jax.tree.map(lambda x: x[None], function(theta, *args))
         axes = (None, *[0] * (len(rest) + 2))
-        return jax.vmap(function, in_axes=axes)(theta, *rest, keys, data)
+        return mapped(function, axes, len(group.names))(theta, *rest, keys, data)
 
     return over

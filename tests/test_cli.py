@@ -167,6 +167,17 @@ def test_version(tmp_path):
         ),
         ("export x --ouut y", "no such option: --ouut", "did you mean `--out`?"),
         ("export x -o y --froce", "no such option: --froce", "did you mean `--force`?"),
+        (
+            "export x -o y --step lsat",
+            "`--step` must be a step's number, `best` or `last`, got 'lsat'",
+            "did you mean `last`?",
+        ),
+        ("export x -o y --stpe 3", "no such option: --stpe", "did you mean `--step`?"),
+        (
+            "meta-train digits --set selection.suite=digits-selektion",
+            "`selection.suite`: unknown suite `digits-selektion`",
+            "did you mean `digits-selection`?",
+        ),
         ("show x --jsn", "no such option: --jsn", "did you mean `--json`?"),
         ("list suites --jsno", "no such option: --jsno", "did you mean `--json`?"),
         ("list suits", "unknown kind of thing `suits`", "did you mean `suites`?"),

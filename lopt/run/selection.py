@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,8 +25,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lopt import options
-from lopt.base import Array, LearnedOptimizer, MetaParams, PRNGKey, Task
-from lopt.compiling import compile_lowered
+from lopt.base import Array, LearnedOptimizer, MetaParams, PRNGKey
+from lopt.compiling import compile_all, mapped
 from lopt.config import RunConfig, TaskConfig
 from lopt.errors import ConfigError
 from lopt.families import FAMILIES
@@ -88,23 +89,22 @@ class Selector:
         mesh = Mesh(jax.devices()[:count], ("seeds",))
         shared, replicated = (NamedSharding(mesh, spec) for spec in (P("seeds"), P()))
         groups = by_program([_whole_runs(entry) for entry in self.tasks])
-        programs = []
+        thetas = jax.device_put(_stacked(candidates(state)), replicated)
+        arrays, lower = [], []
         for group, key in zip(
             groups, jax.random.split(self.key, len(groups)), strict=True
         ):
             keys = jax.random.split(key, (self.seeds, len(group)))
-            arrays = (
-                jax.device_put(keys, shared),
-                jax.device_put(stacked_data(group), replicated),
-            )
-            program = jax.jit(_final_losses(group[0], self.lopt))
-            thetas = jax.device_put(_stacked(candidates(state)), replicated)
-            programs.append((compile_lowered(program.lower(thetas, *arrays)), arrays))
+            data = jax.device_put(stacked_data(group), replicated)
+            arrays.append((jax.device_put(keys, shared), data))
+            losses = _final_losses(group, self.lopt, len(candidates(state)))
+            lower.append(partial(jax.jit(losses).lower, thetas, *arrays[-1]))
+        programs = compile_all(lower)
         names = [entry.task.name for group in groups for entry in group]
 
         def score(thetas: Candidates) -> dict[str, dict[str, float]]:
             stack = jax.device_put(_stacked(thetas), replicated)
-            running = [program(stack, *arrays) for program, arrays in programs]
+            running = [run(stack, *x) for run, x in zip(programs, arrays, strict=True)]
             # Seeds are averaged on the host: the same sum on any number of devices.
             losses_CxT = np.concatenate(
                 [np.asarray(x, np.float64).mean(axis=0) for x in running], axis=-1
@@ -223,13 +223,12 @@ def _whole_runs(entry: SuiteTask) -> SuiteTask:
     return replace(entry, min_steps=entry.num_steps, max_steps=entry.num_steps)
 
 
-def _final_losses(entry: SuiteTask, lopt: LearnedOptimizer):
+def _final_losses(group: list[SuiteTask], lopt: LearnedOptimizer, num_candidates: int):
     """`(thetas, keys, data) -> losses [seeds, candidates, tasks]`, their logarithms.
 
     Thetas have leaves [candidates, ...], keys are [seeds, tasks], data [tasks, ...].
     """
-    task: Task = entry.task
-    num_steps = entry.num_steps
+    task, num_steps = group[0].task, group[0].num_steps
     run = unroll(
         task,
         lopt,
@@ -246,8 +245,8 @@ def _final_losses(entry: SuiteTask, lopt: LearnedOptimizer):
         reading, _ = run.advance(theta, state, run_key, data)
         return reading.loss
 
-    over_tasks = jax.vmap(final_loss, in_axes=(None, 0, 0))
-    over_candidates = jax.vmap(over_tasks, in_axes=(0, None, None))
+    over_tasks = mapped(final_loss, (None, 0, 0), len(group))
+    over_candidates = mapped(over_tasks, (0, None, None), num_candidates)
     return jax.vmap(over_candidates, in_axes=(None, 0, None))
 
 
