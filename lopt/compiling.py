@@ -1,7 +1,6 @@
 """How programs are compiled: on a CPU, quickly."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -14,26 +13,6 @@ def compile_lowered(lowered: jax.stages.Lowered) -> Any:
     """The compiled program, for the devices that it was lowered for."""
     on_cpu = jax.default_backend() == "cpu"
     return lowered.compile(compiler_options=CPU_OPTIONS if on_cpu else None)
-
-
-def compile_all(
-    lower: Sequence[Callable[[], jax.stages.Lowered]],
-    on_program: Callable[[int, int], None] | None = None,
-) -> list[Any]:
-    """Programs side by side, in order: one compiles while the next is lowered.
-
-    Args:
-      lower: called one after the other; lowering holds the interpreter.
-      on_program: called with (programs finished, programs in all).
-    """
-    programs = []
-    with ThreadPoolExecutor() as pool:
-        futures = [pool.submit(compile_lowered, function()) for function in lower]
-        for future in futures:
-            programs.append(future.result())
-            if on_program is not None:
-                on_program(len(programs), len(futures))
-    return programs
 
 
 def mapped(function: Callable, in_axes: Sequence[int | None], count: int) -> Callable:

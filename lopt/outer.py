@@ -1,5 +1,6 @@
-"""Beside the outer optimizer: meta-gradients normalized per task, theta averaged.
+"""Theta from one outer step to the next: its update, and what is kept beside it.
 
+Meta-gradients are normalized per task where that is asked for, and theta is averaged.
 Both keep exponential moving averages without a bias towards where they started: after n
 values the newest one has the weight (1 - d)/(1 - dⁿ), which is 1 for the first.
 """
@@ -8,11 +9,22 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from lopt.base import Array, MetaParams
 
 SCALE_DECAY = 0.95
 """Of the running mean squares that meta-gradients are normalized by."""
+
+
+class Selected(NamedTuple):
+    """The best theta so far, by the score of a selection; kept for `run/selection.py`."""
+
+    theta: MetaParams
+    score: Array  # shape=[], the lower the better; inf before the first selection
+    step: Array  # shape=[], int32: outer steps that led to it, 0: none yet
+    is_average: Array  # shape=[], bool: whether it is an average of theta
+    credit: Array  # shape=[], inner steps of training not yet charged for a selection
 
 
 class TaskScales(NamedTuple):
@@ -50,6 +62,26 @@ def normalized(grads: MetaParams, scales: TaskScales) -> tuple[MetaParams, TaskS
         lambda g: g * factor.reshape(-1, *[1] * (g.ndim - 1)).astype(g.dtype), grads
     )
     return grads, TaskScales(mean_square, count)
+
+
+def updated(
+    optimizer: optax.GradientTransformation,
+    grad: MetaParams,
+    opt_state: optax.OptState,
+    theta: MetaParams,
+) -> tuple[MetaParams, optax.OptState, Array]:
+    """Theta and its optimizer's state after a meta-gradient.
+
+    Returns:
+      The two, as they were where the update is not finite; and whether it is.
+    """
+    updates, new_state = optimizer.update(grad, opt_state, theta)
+    finite = jnp.all(
+        jnp.asarray([jnp.all(jnp.isfinite(u)) for u in jax.tree.leaves(updates)])
+    )
+    new, old = (optax.apply_updates(theta, updates), new_state), (theta, opt_state)
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+    return *kept, finite
 
 
 def averaged(average: MetaParams, theta: MetaParams, step: Array, decay: float):

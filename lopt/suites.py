@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from lopt import factories
-from lopt.base import SPLITS, Data, ParamSpec, Split, Task
+from lopt.base import SPLITS, ParamSpec, Split, Task
 from lopt.config import BrokenRule, RunConfig, TaskConfig
 from lopt.errors import ConfigError
 from lopt.families import FAMILIES
@@ -83,30 +83,6 @@ def _build_all(
             )
         )
     return tasks
-
-
-def by_program(tasks: Sequence[SuiteTask]) -> list[list[SuiteTask]]:
-    """Tasks grouped by what their compiled program depends on, run lengths included."""
-    members: dict[tuple, list[SuiteTask]] = {}
-    for entry in tasks:
-        members.setdefault(_program_key(entry), []).append(entry)
-    return list(members.values())
-
-
-def _program_key(entry: SuiteTask) -> tuple:
-    task = entry.task
-    specs, specs_def = jax.tree.flatten(task.specs)
-    data, data_def = jax.tree.flatten(task.data)
-    shapes = tuple((x.shape, str(x.dtype)) for x in data)
-    functions = (task.init, task.batch, task.eval_batch, task.loss)
-    lengths = (entry.min_steps, entry.max_steps)
-    bound = task.loss_bound
-    return (functions, tuple(specs), specs_def, shapes, data_def, lengths, bound)
-
-
-def stacked_data(tasks: Sequence[SuiteTask]) -> Data:
-    """The data of tasks of one group: leaves [tasks, ...]."""
-    return jax.tree.map(lambda *xs: jnp.stack(xs), *[entry.task.data for entry in tasks])
 
 
 def _is_the_suite(entry: TaskConfig, suite: str) -> bool:

@@ -7,7 +7,8 @@ accelerators run them side by side.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -22,26 +23,21 @@ from lopt.base import (
     Array,
     Data,
     EstimatorState,
-    GradientEstimator,
     LearnedOptimizer,
     MetaGradient,
     MetaParams,
     PRNGKey,
-    Task,
 )
-from lopt.compiling import compile_all, mapped
-from lopt.outer import TaskScales, averaged, normalized, task_scales
-from lopt.suites import SuiteTask, by_program, stacked_data
-
-
-class Selected(NamedTuple):
-    """The best theta so far, by the score of a selection; kept for `run/selection.py`."""
-
-    theta: MetaParams
-    score: Array  # shape=[], the lower the better; inf before the first selection
-    step: Array  # shape=[], int32: outer steps that led to it, 0: none yet
-    is_average: Array  # shape=[], bool: whether it is an average of theta
-    credit: Array  # shape=[], inner steps of training not yet charged for a selection
+from lopt.compiling import compile_lowered
+from lopt.groups import TaskGroup, over_tasks
+from lopt.outer import (
+    Selected,
+    TaskScales,
+    averaged,
+    normalized,
+    task_scales,
+    updated,
+)
 
 
 class TrainState(NamedTuple):
@@ -66,43 +62,6 @@ class Metrics(NamedTuple):
     num_diverged: Array  # shape=[], int32: inner runs
     num_steps: Array  # shape=[], int32: inner steps taken
     skipped: Array  # shape=[], bool: a non-finite update, not applied to theta
-
-
-@dataclass(frozen=True)
-class TaskGroup:
-    """Tasks that share one compiled program.
-
-    Attributes:
-      task: stands for all of them; its own data are not used.
-      names: of the tasks.
-      data: leaves [tasks, ...].
-      weights: of the tasks in the meta-loss; over all groups they sum to one.
-      estimator: for one task.
-    """
-
-    task: Task
-    names: tuple[str, ...]
-    data: Data
-    weights: tuple[float, ...]
-    estimator: GradientEstimator
-
-
-def group_tasks(
-    tasks: Sequence[SuiteTask],
-    make_estimator: Callable[[SuiteTask], GradientEstimator],
-) -> tuple[TaskGroup, ...]:
-    """Tasks grouped by what their compiled program depends on."""
-    total = sum(entry.weight for entry in tasks)
-    return tuple(
-        TaskGroup(
-            task=group[0].task,
-            names=tuple(entry.task.name for entry in group),
-            data=stacked_data(group),
-            weights=tuple(entry.weight / total for entry in group),
-            estimator=make_estimator(group[0]),
-        )
-        for group in by_program(tasks)
-    )
 
 
 @dataclass(frozen=True)
@@ -137,13 +96,20 @@ class Trainer:
 
     def init(self, key: PRNGKey, theta: MetaParams | None = None) -> TrainState:
         """The state before the first outer step, from given meta-parameters or new."""
+        # One program: operation by operation there would be dozens to compile.
+        arguments = key, theta, self.datas
+        shardings = self._shardings(jax.eval_shape(self._init, *arguments))
+        program = jax.jit(self._init, out_shardings=shardings)
+        return compile_lowered(program.lower(*arguments))(*arguments)
+
+    def _init(self, key: PRNGKey, theta: MetaParams | None, datas) -> TrainState:
         theta_key, estimator_key, key = jax.random.split(key, 3)
         start = self.lopt.init(theta_key) if theta is None else theta
         start = jax.tree.map(jnp.asarray, start)
         keys = jax.random.split(estimator_key, max(len(self.groups), 1))
         states = tuple(
-            jax.jit(_over_tasks(group.estimator.init, group))(start, k, group.data)
-            for group, k in zip(self.groups, keys, strict=False)
+            over_tasks(group.estimator.init, group)(start, k, data)
+            for group, k, data in zip(self.groups, keys, datas, strict=False)
         )
         outer_opt_state = self.outer_optimizer.init(start)
         step = jnp.zeros((), jnp.int32)
@@ -152,20 +118,23 @@ class Trainer:
             state = state._replace(average=start)
         if self.normalize_tasks:
             state = state._replace(task_scales=task_scales(len(self.task_names)))
-        return self.place(state)
+        return state
+
+    def shapes(self) -> TrainState:
+        """A state's shapes and dtypes, without computing one."""
+        return jax.eval_shape(self._init, jax.random.key(0), None, self.datas)
 
     def step(
         self, state: TrainState, datas: tuple[Data, ...]
     ) -> tuple[TrainState, Metrics]:
         """One outer step; pure."""
-        keys = jax.random.split(state.key, len(self.groups) + 1)
         results = [
-            self._estimate(
-                i, state.theta, state.estimator_states[i], keys[i], datas[i], state.step
+            self._estimate(i, state.theta, states, state.key, data, state.step)
+            for i, (states, data) in enumerate(
+                zip(state.estimator_states, datas, strict=True)
             )
-            for i in range(len(self.groups))
         ]
-        return self._finish(state, keys[-1], results, self._update)
+        return self._finish(state, results, self._update)
 
     def compile(
         self, state: TrainState, on_group: Callable[[int, int], None] | None = None
@@ -173,26 +142,34 @@ class Trainer:
         """`step` as compiled programs: one a group, side by side, and one for theta.
 
         Args:
-          state: of the shapes to compile for.
+          state: of the shapes to compile for, placed.
           on_group: called with (programs finished, programs in all).
 
         Returns:
           `state -> (state, metrics)`. The particles of its argument are donated.
         """
-        lower = [partial(self._lower, i, state) for i in range(len(self.groups))]
-        programs = compile_all(lower, on_group)
-        split = jax.jit(lambda key: tuple(jax.random.split(key, len(self.groups) + 1)))
-        update = jax.jit(self._update)
+        programs, futures, gradients = [], [], []
+        with ThreadPoolExecutor() as pool:
+            # Lowering holds the interpreter; one group compiles while the next lowers.
+            for i in range(len(self.groups)):
+                lowered = self._lower(i, state)
+                gradients.append(lowered.out_info[0])
+                futures.append(pool.submit(compile_lowered, lowered))
+            update = pool.submit(compile_lowered, self._lower_update(state, gradients))
+            for future in futures:
+                programs.append(future.result())
+                if on_group is not None:
+                    on_group(len(programs), len(futures))
+            update = update.result()
 
         def step(state: TrainState) -> tuple[TrainState, Metrics]:
-            keys = split(state.key)
             results = [
-                program(state.theta, states, key, group.data, state.step)
-                for program, states, key, group in zip(
-                    programs, state.estimator_states, keys, self.groups, strict=False
+                program(state.theta, states, state.key, group.data, state.step)
+                for program, states, group in zip(
+                    programs, state.estimator_states, self.groups, strict=True
                 )
             ]
-            return self._finish(state, keys[-1], results, update)
+            return self._finish(state, results, update)
 
         return step
 
@@ -202,41 +179,56 @@ class Trainer:
         shardings = jax.tree.map(lambda x: x.sharding, states)
         program = jax.jit(
             partial(self._estimate, i),
-            out_shardings=(None, shardings),
+            out_shardings=(state.step.sharding, shardings),
             donate_argnums=1,
         )
         data = self.groups[i].data
         return program.lower(state.theta, states, state.key, data, state.step)
 
+    def _lower_update(self, state: TrainState, gradients) -> jax.stages.Lowered:
+        """The program of theta, for gradients of these shapes."""
+        everywhere = state.step.sharding
+        gradients = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+            tuple(gradients),
+        )
+        rest = state._replace(estimator_states=())
+        return jax.jit(self._update).lower(rest, gradients)
+
     def place(self, state: TrainState) -> TrainState:
         """The state on the devices there are: pairs shared out, the rest on each."""
+        return jax.device_put(state, self._shardings(state))
+
+    def _shardings(self, state: TrainState) -> TrainState:
+        """Where each array of a state lies: particles shared out, the rest on each."""
         num_pairs = [jax.tree.leaves(s)[0].shape[1] for s in state.estimator_states]
         num_devices = math.gcd(len(jax.devices()), *num_pairs)
         mesh = Mesh(jax.devices()[:num_devices], ("pairs",))
-        shared, replicated = (
+        shared, everywhere = (
             NamedSharding(mesh, spec) for spec in (P(None, "pairs"), P())
         )
-        states = jax.device_put(state.estimator_states, shared)
-        rest = jax.device_put(state._replace(estimator_states=()), replicated)
-        return rest._replace(estimator_states=states)
+        particles = jax.tree.map(lambda _: shared, state.estimator_states)
+        rest = jax.tree.map(lambda _: everywhere, state._replace(estimator_states=()))
+        return rest._replace(estimator_states=particles)
 
     def _estimate(self, i: int, theta, states, key, data, step):
         """The meta-gradients of a group, leaves [tasks, ...], and its new particles."""
         group, progress = self.groups[i], step / self.outer_steps
-        estimate = _over_tasks(
+        key = jax.random.split(key, len(self.groups) + 1)[i]
+        estimate = over_tasks(
             lambda *args: group.estimator.estimate(*args, progress), group
         )
         result, states = estimate(theta, states, key, data)
         counts = jnp.sum(result.num_diverged), jnp.sum(result.num_steps)
         return MetaGradient(result.grad, result.loss, *counts), states
 
-    def _finish(self, state: TrainState, key: PRNGKey, results, update):
+    def _finish(self, state: TrainState, results, update):
         """Theta's update; the old particles are gone by now, the new ones untouched."""
         gradients, particles = zip(*results, strict=True)
-        state, metrics = update(state._replace(estimator_states=()), key, gradients)
+        state, metrics = update(state._replace(estimator_states=()), gradients)
         return state._replace(estimator_states=particles), metrics
 
-    def _update(self, state: TrainState, key: PRNGKey, gradients):
+    def _update(self, state: TrainState, gradients):
         """A state without particles, one step on, and what the step reports."""
         grads = jax.tree.map(lambda *g: jnp.concatenate(g), *[g.grad for g in gradients])
         if state.task_scales:
@@ -245,7 +237,9 @@ class Trainer:
         weights = jnp.asarray([w for group in self.groups for w in group.weights])
         grad = jax.tree.map(lambda g: jnp.tensordot(weights, g, axes=1), grads)
         losses = jnp.concatenate([g.loss for g in gradients])
-        theta, opt_state, finite = self._apply(state, grad)
+        theta, opt_state, finite = updated(
+            self.outer_optimizer, grad, state.outer_opt_state, state.theta
+        )
         num_steps = sum(g.num_steps for g in gradients)
         metrics = Metrics(
             loss=jnp.sum(weights * losses),
@@ -255,6 +249,7 @@ class Trainer:
             num_steps=num_steps,
             skipped=~finite,
         )
+        key = jax.random.split(state.key, len(self.groups) + 1)[-1]
         state = state._replace(
             theta=theta, outer_opt_state=opt_state, step=state.step + 1, key=key
         )
@@ -265,31 +260,3 @@ class Trainer:
             credit = state.selected.credit + num_steps.astype(jnp.float32)
             state = state._replace(selected=state.selected._replace(credit=credit))
         return state, metrics
-
-    def _apply(self, state: TrainState, grad: MetaParams):
-        """Theta and its optimizer's state, one step on; as they were if not finite."""
-        updates, opt_state = self.outer_optimizer.update(
-            grad, state.outer_opt_state, state.theta
-        )
-        finite = jnp.all(
-            jnp.asarray([jnp.all(jnp.isfinite(u)) for u in jax.tree.leaves(updates)])
-        )
-        theta = optax.apply_updates(state.theta, updates)
-        theta, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
-            (theta, opt_state),
-            (state.theta, state.outer_opt_state),
-        )
-        return theta, opt_state, finite
-
-
-def _over_tasks(function, group: TaskGroup):
-    """`(theta, ..., key, data)` for one task -> for the stacked tasks of a group."""
-
-    def over(theta, *args):
-        *rest, key, data = args
-        keys = jax.random.split(key, len(group.names))
-        axes = (None, *[0] * (len(rest) + 2))
-        return mapped(function, axes, len(group.names))(theta, *rest, keys, data)
-
-    return over

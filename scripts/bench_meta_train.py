@@ -37,10 +37,11 @@ from lopt.cli.process import set_up
 from lopt.config import load_suite
 from lopt.estimators import nres
 from lopt.families.mlp import mlp
+from lopt.groups import group_tasks
 from lopt.optimizers.layerwise import layerwise
 from lopt.run.build import build
 from lopt.suites import SuiteTask
-from lopt.trainer import Trainer, group_tasks
+from lopt.trainer import Trainer
 from lopt.unroll import inner_step, unroll
 
 LENGTH, PAIRS = 50, 8

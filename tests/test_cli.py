@@ -17,7 +17,7 @@ import typer.main
 import lopt
 import lopt.cli
 import lopt.config
-from lopt.cli import evaluate, export, listing, meta_train, show
+from lopt.cli import evaluate, export, import_, listing, meta_train, show
 
 ROOT = Path(lopt.__file__).parents[1]
 START = "from lopt.cli import main; main()"
@@ -33,6 +33,7 @@ COMMANDS = {
     "meta-train": meta_train,
     "evaluate": evaluate,
     "export": export,
+    "import": import_,
     "show": show,
     "list": listing,
 }
@@ -118,7 +119,10 @@ def test_examples_are_valid_command_lines(example):
     if suite is not None and Path(suite).suffix != ".py":
         assert (ROOT / "tasks" / f"{suite}.toml").is_file()
     for override in context.params.get("sets") or []:
-        lopt.config.load_suite("digits", [override])
+        if suite is None:  # `import`: options of an architecture, not keys of a suite
+            lopt.config.parse_overrides([override], example="")
+        else:
+            lopt.config.load_suite("digits", [override])
 
 
 def test_no_command_shows_help_on_stderr(tmp_path):
@@ -177,6 +181,30 @@ def test_version(tmp_path):
             "meta-train digits --set selection.suite=digits-selektion",
             "`selection.suite`: unknown suite `digits-selektion`",
             "did you mean `digits-selection`?",
+        ),
+        ("import x --sa y", "no such option: --sa", "did you mean `--as`?"),
+        ("import x --as mlp --ot y", "no such option: --ot", "did you mean `--out`?"),
+        ("import x --as mlp --st y", "no such option: --st", "did you mean `--set`?"),
+        (
+            "import x --as mlp --froce",
+            "no such option: --froce",
+            "did you mean `--force`",
+        ),
+        ("import x", "missing option `--as`", "`lopt import --help` lists the options"),
+        (
+            "import x --as adafc_mlp",
+            "unknown architecture to import `adafc_mlp`",
+            "did you mean `adafac_mlp`?",
+        ),
+        (
+            "import x --as mlp --set step_mult",
+            "`--set` must have the form key=value, got `step_mult`",
+            "for example `--set step_mult=0.01`",
+        ),
+        (
+            "import x --as mlp --set hidden_sizes=[3",
+            "`hidden_sizes` must have a value in TOML",
+            "",
         ),
         ("show x --jsn", "no such option: --jsn", "did you mean `--json`?"),
         ("list suites --jsno", "no such option: --jsno", "did you mean `--json`?"),

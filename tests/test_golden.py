@@ -18,10 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
+from flax_files import flax_bytes
 
-from lopt.base import LearnedOptimizer, ParamSpec
-from lopt.optimizers import learnable, network, recurrent
-from lopt.optimizers.preprocessed import mup_adafac
+from lopt.base import ParamSpec
+from lopt.optimizers import OPTIMIZERS, network, recurrent
+from lopt.published.importing import import_file
+from lopt.published.matching import find
 
 # As names of the package these are the factories of the same names.
 adafac, mlp_module, nn_adam = (
@@ -65,8 +68,9 @@ class Adapter:
 
     Attributes:
       tolerance: bound for E; from the README.
-      build: recording -> our optimizer.
-      theta: recording -> our theta.
+      architecture: the name of our optimizer.
+      options: recording -> its options; those that only say where a meta-training
+        starts are left out, for theta is recorded.
       state: our state, recording -> recorded key -> array.
       seen: what the network saw: recorded key -> array; keys as in the recording,
         without the step. Arguments: recording, theta, grads, params, the states
@@ -74,9 +78,9 @@ class Adapter:
     """
 
     tolerance: float
-    build: Callable[[Recording], LearnedOptimizer]
-    theta: Callable[[Recording], dict]
+    architecture: str
     state: Callable[..., dict]
+    options: Callable[[Recording], dict] = lambda _: {}
     seen: Callable[..., dict] = lambda *_: {}
 
 
@@ -100,22 +104,6 @@ def steps_and(rec, *names):
 # learnable_*
 
 
-def build_learnable(factory, **names):
-    """`names`: our options from the recording's hyperparameters."""
-    return lambda rec: factory(**{k: rec.constants[v] for k, v in names.items()})
-
-
-def learnable_theta(rec):
-    names = {
-        "log_lr": "log_lr",
-        "one_minus_momentum": "log_one_minus_momentum",
-        "one_minus_beta1": "log_one_minus_b1",
-        "one_minus_beta2": "log_one_minus_b2",
-        "log_epsilon": "log_eps",
-    }
-    return {names[k]: v for k, v in rec.under("theta").items()}
-
-
 def learnable_state(*prefixes, count=None):
     def state(ours, rec):
         del rec
@@ -132,32 +120,9 @@ def learnable_state(*prefixes, count=None):
 # nn_adam
 
 
-def build_nn_adam(rec):
-    c = rec.constants
-    return nn_adam.nn_adam(
-        hidden_size=c["lstm_hidden_size"],
-        learning_rate=c["initial_learning_rate"],
-        b1=c["initial_beta1"],
-        b2=c["initial_beta2"],
-        eps=c["initial_epsilon"],
-        output_scale=c["output_scale"],
-        decay_strength=c["decay_strength"],
-    )
-
-
-def nn_adam_theta(rec):
-    theta = rec.under("theta")
-    return {
-        "initial": {n: theta[f"per_layer_{n}"] for n in nn_adam.NAMES},
-        "lstm": {
-            "linear": {k: theta[f"rnn_params/rnn/linear/{k}"] for k in "wb"},
-            "hidden": theta["lstm_init_state/hidden"],
-            "cell": theta["lstm_init_state/cell"],
-        },
-        "controls": {
-            k: theta[f"rnn_to_controls_params/rnn_to_controls/{k}"] for k in "wb"
-        },
-    }
+def nn_adam_options(rec):
+    sizes = {"hidden_size": rec.constants["lstm_hidden_size"]}
+    return sizes | steps_and(rec, "output_scale", "decay_strength")
 
 
 def nn_adam_state(ours, rec):
@@ -192,21 +157,8 @@ def nn_adam_seen(rec, theta, grads, params, before, after):
 # mlp
 
 
-def build_mlp(rec):
-    return mlp_module.mlp(
-        hidden_sizes=hidden_sizes(rec), **steps_and(rec, "step_mult", "exp_mult")
-    )
-
-
-def mlp_theta(rec):
-    theta = rec.under("theta/mlp/~")
-    return {
-        "network": {
-            f"{k}{i}": theta[f"linear_{i}/{k}"].T
-            for k in "wb"
-            for i in range(len(theta) // 2)
-        }
-    }
+def mlp_options(rec):
+    return {"hidden_sizes": hidden_sizes(rec), **steps_and(rec, "step_mult", "exp_mult")}
 
 
 def mlp_state(ours, rec):
@@ -234,7 +186,7 @@ def features_of(channels, *arrays):
 # adafac_mlp
 
 
-def adafac_constants(rec):
+def adafac_options(rec):
     c = rec.constants
     return {
         "hidden_sizes": hidden_sizes(rec),
@@ -243,34 +195,6 @@ def adafac_constants(rec):
         "factored_decays": c["initial_adafactor_decays"],
         **steps_and(rec, "step_mult", "exp_mult"),
     }
-
-
-def adafac_theta(rec):
-    theta = rec.under("theta")
-    weights = {k: x.T for k, x in joined(rec.under("theta/nn/~")).items()}
-    return {
-        "momentum_decays": theta["momentum_decays"],
-        "rms_decays": theta["rms_decays"],
-        "factored_decays": theta["adafactor_decays"],
-        "network": weights,
-    }
-
-
-def joined(entries):
-    """Weights recorded entry by entry (`w0_3_1`: input 3, output 1), joined."""
-    out = {}
-    for key, value in entries.items():
-        name, *index = key.split("_")
-        if not index:
-            out[name] = value
-            continue
-        siblings = [k.split("_")[1:] for k in entries if k.split("_")[0] == name]
-        shape = tuple(
-            1 + max(int(i) for i in axis) for axis in zip(*siblings, strict=True)
-        )
-        out.setdefault(name, np.full(shape, np.nan, np.float32))
-        out[name][tuple(map(int, index))] = value
-    return out
 
 
 def behind_preprocessing(state):
@@ -325,66 +249,53 @@ def mup_adafac_seen(rec, theta, grads, params, before, after):
     return adafac_seen(rec, theta, grads, params, before, after)
 
 
-def build_mup_adafac(rec):
+def mup_adafac_options(rec):
     clip_norm = 1.0 if rec.constants["clip_grad"] else 0.0
-    return mup_adafac(clip_norm=clip_norm, **adafac_constants(rec))
+    return {"clip_norm": clip_norm, **adafac_options(rec)}
 
 
 # What the README calls the measured agreement, with its suggested bounds.
 ADAPTERS = {
     "LearnableSGD": Adapter(
         tolerance=5e-5,
-        build=build_learnable(learnable.learnable_sgd, learning_rate="initial_lr"),
-        theta=learnable_theta,
+        architecture="learnable_sgd",
         state=learnable_state(),
     ),
     "LearnableSGDM": Adapter(
         tolerance=5e-5,
-        build=build_learnable(
-            learnable.learnable_sgdm,
-            learning_rate="initial_lr",
-            momentum="initial_momentum",
-        ),
-        theta=learnable_theta,
+        architecture="learnable_sgdm",
         state=learnable_state("trace"),
     ),
     "LearnableAdam": Adapter(
         tolerance=5e-5,
-        build=build_learnable(
-            learnable.learnable_adam,
-            learning_rate="initial_lr",
-            b1="initial_beta1",
-            b2="initial_beta2",
-            eps="initial_epsilon",
-        ),
-        theta=learnable_theta,
+        architecture="learnable_adam",
         state=learnable_state("mu", "nu", count="optax_opt_state/0/count"),
     ),
     "NNAdam": Adapter(
         tolerance=1e-4,
-        build=build_nn_adam,
-        theta=nn_adam_theta,
+        architecture="nn_adam",
+        options=nn_adam_options,
         state=nn_adam_state,
         seen=nn_adam_seen,
     ),
     "MLPLOpt": Adapter(
         tolerance=2e-4,
-        build=build_mlp,
-        theta=mlp_theta,
+        architecture="mlp",
+        options=mlp_options,
         state=mlp_state,
         seen=mlp_seen,
     ),
     "AdafacMLPLOpt": Adapter(
         tolerance=1e-4,
-        build=lambda rec: adafac.adafac_mlp(**adafac_constants(rec)),
-        theta=adafac_theta,
+        architecture="adafac_mlp",
+        options=adafac_options,
         state=adafac_state,
         seen=adafac_seen,
     ),
     "MuAdafacMLPLOpt": Adapter(
         tolerance=1e-4,
-        build=build_mup_adafac,
-        theta=adafac_theta,
+        architecture="mup_adafac",
+        options=mup_adafac_options,
         state=adafac_state,
         seen=mup_adafac_seen,
     ),
@@ -423,9 +334,11 @@ def run(adapter: Adapter, rec: Recording):
 
     All steps are one compiled program; what comes out is numpy, one row for each step.
     """
-    theta = jax.tree.map(jnp.asarray, adapter.theta(rec))
+    lopt = OPTIMIZERS[adapter.architecture](**adapter.options(rec))
+    found = find(rec.under("theta"), adapter.architecture, Path("recording"))
+    theta = found.theta(lopt)
     specs, num_steps = specs_of(rec), rec.config["num_steps"]
-    optimizer = adapter.build(rec).opt_fn(theta, specs=specs, num_steps=num_steps)
+    optimizer = lopt.opt_fn(theta, specs=specs, num_steps=num_steps)
 
     has_seen = bool(rec.under("feat") or rec.under("aux"))
 
@@ -519,3 +432,24 @@ def test_recorded_update_is_reproduced(path):
             else:
                 error = relative_error(ours, recorded)
             assert error <= STATE_TOLERANCE, f"{kind} {name} at {t}: {error:.1e}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_recorded_theta_travels_through_files(path, tmp_path):
+    rec = load(path)
+    adapter = ADAPTERS.get(rec.config["cls"])
+    if adapter is None:
+        pytest.skip(f"lopt has no `{rec.config['architecture']}` yet")
+    theta = rec.under("theta")
+    lopt = OPTIMIZERS[adapter.architecture](**adapter.options(rec))
+    expected = find(theta, adapter.architecture, path).theta(lopt)
+
+    safetensors.numpy.save_file(theta, tmp_path / "theta.safetensors")
+    (tmp_path / "theta.state").write_bytes(flax_bytes(theta))
+    for file in tmp_path.iterdir():
+        imported = import_file(file, adapter.architecture, adapter.options(rec))
+        equal = jax.tree.map(np.array_equal, imported.checkpoint.theta, expected)
+        assert all(jax.tree.leaves(equal))
+        for name, value in adapter.options(rec).items():
+            told = imported.checkpoint.header.options[name]
+            assert np.array_equal(told, value), name

@@ -17,7 +17,8 @@ LAYERS = (
     {"bases", "factories", "files"},
     {"families", "guard", "optimizers", "options", "unroll"},
     {"estimators", "outer", "suites", "weights"},
-    {"checkpoint", "trainer"},
+    {"checkpoint", "groups"},
+    {"published", "trainer"},
     {"evaluation", "run", "show"},
     {"cli"},
 )

@@ -13,10 +13,11 @@ from unrolls import learnable_sgd
 from lopt.base import GradientEstimator, MetaGradient
 from lopt.estimators import ESTIMATORS
 from lopt.families.mlp import mlp
+from lopt.groups import group_tasks
 from lopt.optimizers.layerwise import layerwise
 from lopt.outer import SCALE_DECAY, averaged, normalized, task_scales
 from lopt.suites import SuiteTask
-from lopt.trainer import Trainer, group_tasks
+from lopt.trainer import Trainer
 from lopt.unroll import unroll
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
-from lopt.cli import console, evaluate, export, listing, meta_train, show
+from lopt.cli import console, evaluate, export, import_, listing, meta_train, show
 from lopt.cli.options import epilog
 from lopt.errors import LoptError
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 app.command("meta-train", epilog=epilog(meta_train.EXAMPLES))(meta_train.command)
 app.command("evaluate", epilog=epilog(evaluate.EXAMPLES))(evaluate.command)
 app.command("export", epilog=epilog(export.EXAMPLES))(export.command)
+app.command("import", epilog=epilog(import_.EXAMPLES))(import_.command)
 app.command("show", epilog=epilog(show.EXAMPLES))(show.command)
 app.command("list", epilog=epilog(listing.EXAMPLES))(listing.command)
 

@@ -47,6 +47,22 @@ def load_suite(suite: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return from_dict({"suite": str(suite), **table})
 
 
+def parse_overrides(overrides: Sequence[str], *, example: str) -> dict[str, Any]:
+    """The table that overrides describe by themselves, without a suite.
+
+    Args:
+      overrides: as in `load_suite`.
+      example: a well-formed one, for the hint.
+
+    Raises:
+      ConfigError: an override has another form.
+    """
+    table: dict[str, Any] = {}
+    for override in overrides:
+        _apply(table, override, example)
+    return table
+
+
 def python_files(config: RunConfig) -> tuple[str, ...]:
     """The Python files that a run of this configuration would execute."""
     named = [config.optimizer.name, config.estimator.name]
@@ -176,14 +192,16 @@ def _names(table: dict[str, Any]):
                 yield where, part, key
 
 
-def _apply(table: dict[str, Any], override: str) -> None:
+def _apply(
+    table: dict[str, Any], override: str, example: str = "unroll.length=25"
+) -> None:
     """Sets one `dotted.key=value` in a suite's table, in place."""
     dotted, equals, text = override.partition("=")
     keys = [key.strip() for key in dotted.split(".")]
     if not equals or not all(keys):
         raise ConfigError(
             f"`--set` must have the form key=value, got `{override}`",
-            hint="for example `--set unroll.length=25`",
+            hint=f"for example `--set {example}`",
         )
     value = _parse(dotted.strip(), text.strip())
     part: Any = table

@@ -72,9 +72,13 @@ def write(
     """Writes an exported file; it appears whole or not at all.
 
     Raises:
-      CheckpointError: the file exists and `overwrite` is false, or the disk refuses; what
-        was there stays as it was.
+      CheckpointError: the file exists and `overwrite` is false, it is a folder, or the
+        disk refuses; what was there stays as it was.
     """
+    if path.is_dir():
+        raise CheckpointError(
+            f"`{path}` is a folder, not a file to write", hint="name a file inside it"
+        )
     if path.exists() and not overwrite:
         raise CheckpointError(
             f"`{path}` exists already", hint="choose another file, or pass `--force`"

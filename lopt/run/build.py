@@ -9,9 +9,10 @@ from lopt.config import RunConfig
 from lopt.errors import ConfigError
 from lopt.estimators import ESTIMATORS
 from lopt.factories import find
+from lopt.groups import group_tasks
 from lopt.run.outer_optimizer import outer_optimizer
 from lopt.suites import SuiteTask, build_tasks
-from lopt.trainer import Trainer, group_tasks
+from lopt.trainer import Trainer
 from lopt.unroll import unroll
 
 

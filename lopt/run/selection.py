@@ -14,8 +14,8 @@ needs is kept in reserve.
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -26,11 +26,12 @@ from jax.sharding import PartitionSpec as P
 
 from lopt import options
 from lopt.base import Array, LearnedOptimizer, MetaParams, PRNGKey
-from lopt.compiling import compile_all, mapped
+from lopt.compiling import compile_lowered, mapped
 from lopt.config import RunConfig, TaskConfig
 from lopt.errors import ConfigError
 from lopt.families import FAMILIES
-from lopt.suites import SuiteTask, build_selection_tasks, by_program, stacked_data
+from lopt.groups import by_program, stacked_data
+from lopt.suites import SuiteTask, build_selection_tasks
 from lopt.trainer import Selected, TrainState
 from lopt.unroll import unroll
 
@@ -90,7 +91,7 @@ class Selector:
         shared, replicated = (NamedSharding(mesh, spec) for spec in (P("seeds"), P()))
         groups = by_program([_whole_runs(entry) for entry in self.tasks])
         thetas = jax.device_put(_stacked(candidates(state)), replicated)
-        arrays, lower = [], []
+        arrays, lowered = [], []
         for group, key in zip(
             groups, jax.random.split(self.key, len(groups)), strict=True
         ):
@@ -98,8 +99,9 @@ class Selector:
             data = jax.device_put(stacked_data(group), replicated)
             arrays.append((jax.device_put(keys, shared), data))
             losses = _final_losses(group, self.lopt, len(candidates(state)))
-            lower.append(partial(jax.jit(losses).lower, thetas, *arrays[-1]))
-        programs = compile_all(lower)
+            lowered.append(jax.jit(losses).lower(thetas, *arrays[-1]))
+        with ThreadPoolExecutor() as pool:
+            programs = list(pool.map(compile_lowered, lowered))
         names = [entry.task.name for group in groups for entry in group]
 
         def score(thetas: Candidates) -> dict[str, dict[str, float]]:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from lopt import checkpoint
-from lopt.base import LearnedOptimizer, MetaParams, PRNGKey
+from lopt.base import LearnedOptimizer, MetaParams
 from lopt.config import RunConfig, check_trust, load_suite
 from lopt.errors import ConfigError
 from lopt.files import fileformat, rundir, snapshots
@@ -136,20 +136,21 @@ class _Work:
     def initial(self) -> TrainState:
         """The state at step 0, with the start's theta if there is one."""
         theta = None if self.todo.start is None else self.todo.start.theta
-        return self._start(jax.random.key(self.config.seed), theta)
+        state = self.trainer.init(jax.random.key(self.config.seed), theta)
+        if self.selector is None:
+            return state
+        return self.trainer.place(self.selector.start(state))
 
     def restored(self, folder: Path) -> TrainState | None:
         """The state that was saved, bit for bit; None where nothing was."""
         if not self.todo.step:
             return None
-        template = jax.eval_shape(self._start, jax.random.key(0))
+        template = self.trainer.shapes()
+        if self.selector is not None:
+            template = jax.eval_shape(self.selector.start, template)
         checkpoints = folder / rundir.CHECKPOINTS
         state = snapshots.restore(checkpoints, self.todo.step, template)
         return self.trainer.place(state)
-
-    def _start(self, key: PRNGKey, theta: MetaParams | None = None) -> TrainState:
-        state = self.trainer.init(key, theta)
-        return self.selector.start(state) if self.selector else state
 
     def compile(self, state: TrainState) -> tuple[Step, Score | None, dict[str, Any]]:
         """One outer step, what scores theta, and how long that took, for run.json."""

@@ -1,0 +1,1 @@
+"""Weights that other projects have published: their formats, their names, our theta."""
