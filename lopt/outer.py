@@ -18,7 +18,7 @@ SCALE_DECAY = 0.95
 
 
 class Selected(NamedTuple):
-    """The best theta so far, by the score of a selection; kept for `run/selection.py`."""
+    """The best theta so far, by the score of a selection (run/selection.py)."""
 
     theta: MetaParams
     score: Array  # shape=[], the lower the better; inf before the first selection

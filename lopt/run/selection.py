@@ -31,8 +31,9 @@ from lopt.config import RunConfig, TaskConfig
 from lopt.errors import ConfigError
 from lopt.families import FAMILIES
 from lopt.groups import by_program, stacked_data
+from lopt.outer import Selected
 from lopt.suites import SuiteTask, build_selection_tasks
-from lopt.trainer import Selected, TrainState
+from lopt.trainer import TrainState
 from lopt.unroll import unroll
 
 SELECTION = 0x5E1EC7
