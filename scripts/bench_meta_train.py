@@ -1,199 +1,191 @@
-"""How fast meta-training runs: inner steps per second, its floor, and compile times.
+"""How fast meta-training is: rates, ratios to floors, compile times, memory, growth.
 
-    .venv/bin/python scripts/bench_meta_train.py [--out benchmarks/meta_train.json]
+    python scripts/bench_meta_train.py               everything, 10 minutes on 2 cores
+    python scripts/bench_meta_train.py --quick       the same in fewer points, 3 minutes
+    python scripts/bench_meta_train.py --parts rates,cores
 
-The work: one MLP 64-32-10 on the digits, batch 128, 8 antithetic pairs, truncations of
-50 steps, run lengths log-uniform in [100, 2000], NRES. The floors train the same 16
-particles with the same batches, sharded over the same devices, in one compiled scan:
-by plain optax with the same bases (the sum of their directions), and by Adam alone. All
-three take turns, and the figures are medians over the turns: compare the ratios, not
-the rates of different runs.
+prints tables and writes benchmarks/meta_train.json and .png. The work is that of
+bench_work.py. The parts:
 
-Compile times are measured in processes of their own, with an empty cache ("cold") and
-once more with the cache that the first one left ("warm"); for the one task, and for
-everything that `tasks/digits.toml` compiles.
+rates      inner steps per second of every estimator with the chosen optimizers, and of
+           some on other shapes; beside them the floors, in turns in the same process:
+           Adam by plain optax on the same particles, sharded over the same devices or all
+           on one, and for `layerwise` all its bases by plain optax
+compile    seconds from a trainer to its first outer step, in a process of its own, with
+           an empty compilation cache (cold) and once more (warm); programs compiled;
+           peak memory of the process
+memory     bytes of one device that the compiled outer step needs, against the longest
+           run, and against K with each way to rematerialize
+particles  rates from 16 to 4096 inner runs side by side
+width      rates at widths from 32 to 1024
+cores      rates on one core with one device, and on two
 
-About 3 minutes on 2 cores. Expected there: at least 0.7 of the floor with the same
-bases; cold at most 45 s and warm at most 5 s for the whole suite.
+Figures are medians over turns; compare ratios, not rates of different runs. Expected on 2
+quiet cores: `layerwise` at least 0.7 of its bases' floor; first call at most 4 s cold and
+1.2 s warm; two cores at least 1.6 times one.
+
+On a GPU: scripts/bench_gpu.
 """
 
 import argparse
 import json
 import os
-import platform
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import jax
-import optax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+import bench_report
+from bench_parts import compile_rows, core_rows, memory_rows, report_first_call, serve_on
+from bench_sides import CLOCKS
+from bench_work import Case, measure, surroundings
 
 from lopt.cli.process import set_up
-from lopt.config import load_suite
-from lopt.estimators import nres
-from lopt.families.mlp import mlp
-from lopt.groups import group_tasks
-from lopt.optimizers.layerwise import layerwise
-from lopt.run.build import build
-from lopt.suites import SuiteTask
-from lopt.trainer import Trainer
-from lopt.unroll import inner_step, unroll
+from lopt.estimators import ESTIMATORS
+from lopt.optimizers import OPTIMIZERS
 
-LENGTH, PAIRS = 50, 8
 ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "benchmarks" / "meta_train.json"
+MAIN_OPTIMIZERS = ("layerwise", "mlp", "adafac_mlp")
+WHOLE_RUNS = ("full_es", "full_gradient", "nes")
+"""Estimators that run from start to end in every call: with runs of 100 to 200 steps."""
+SHAPES = {"3x32": {"depth": 3}, "2x128": {"depth": 2, "width": 128}}
+
+Rows = list[dict]
 
 
-def digits_trainer() -> Trainer:
-    """The work of the benchmark."""
-    lopt = layerwise()
-    task = mlp(width=32, depth=1, batch_size=128)
-    entry = SuiteTask(task=task, weight=1.0, min_steps=100, max_steps=2000, num_steps=500)
-    inner = unroll(task, lopt, length=LENGTH, min_steps=100, max_steps=2000)
-    estimator = nres(inner, num_pairs=PAIRS, sigma=0.05)
-    return Trainer(lopt, group_tasks([entry], lambda _: estimator), optax.adam(3e-3))
-
-
-def same_bases() -> optax.GradientTransformation:
-    """Every base of `layerwise` by plain optax, their directions added."""
-    directions = (
-        optax.contrib.muon(-1.0),  # its sign like the others: a direction of ascent
-        optax.scale_by_adam(),
-        optax.scale_by_lion(),
-        optax.trace(0.9),
-    )
-
-    def update(grads, states, params=None):
-        results = [
-            d.update(grads, s, params) for d, s in zip(directions, states, strict=True)
-        ]
-        total = jax.tree.map(lambda *u: -1e-3 * sum(u), *[u for u, _ in results])
-        return total, tuple(state for _, state in results)
-
-    return optax.GradientTransformation(
-        lambda params: tuple(d.init(params) for d in directions), update
-    )
-
-
-def floor(transform: optax.GradientTransformation):
-    """`call()`: one truncation of all particles by a plain optax optimizer."""
-    task = mlp(width=32, depth=1, batch_size=128)
-    optimizer = optax.with_extra_args_support(transform)
-    mesh = Mesh(jax.devices(), ("pairs",))
-    keys = jax.random.split(jax.random.key(0), 2 * PAIRS)
-    params = jax.vmap(lambda key: task.init(key, task.data)[0])(keys)
-    states = (params, jax.vmap(optimizer.init)(params))
-    states = jax.device_put(states, NamedSharding(mesh, P("pairs")))
-
-    def train(state, key, data):
-        def step(carry, keys):
-            params, opt_state = carry
-            loss, params, _, opt_state = inner_step(
-                task, optimizer, params, (), opt_state, keys, data
+def rate_rows(options: argparse.Namespace) -> Rows:
+    """Every estimator with the chosen optimizers; some with other shapes and the rest."""
+    rows = []
+    for optimizer in options.optimizers:
+        cases = [
+            Case(
+                estimator=name,
+                optimizer=optimizer,
+                length=options.length,
+                max_steps=200 if name in WHOLE_RUNS else Case.max_steps,
             )
-            return (params, opt_state), loss
-
-        return jax.lax.scan(step, state, jax.random.split(key, (LENGTH, 2)))
-
-    run = jax.jit(jax.vmap(train, in_axes=(0, 0, None))).lower(states, keys, task.data)
-    run = run.compile()
-    keys = jax.device_put(keys, run.input_shardings[0][1])
-
-    def call():
-        nonlocal states
-        states, losses = run(states, keys, task.data)
-        jax.block_until_ready(losses)
-
-    return call
+            for name in options.estimators
+        ]
+        rows += measure(cases, options)
+    if options.quick:
+        return rows
+    for optimizer in sorted(set(OPTIMIZERS) - set(options.optimizers)):
+        rows += measure([Case(optimizer=optimizer, length=options.length)], options)
+    for optimizer in options.optimizers:
+        for shape in SHAPES.values():
+            case = Case(optimizer=optimizer, length=options.length, **shape)
+            rows += measure([case], options)
+    return rows
 
 
-def ours():
-    """`call()`: one outer step."""
-    trainer = digits_trainer()
-    state = trainer.init(jax.random.key(0))
-    step = trainer.compile(state)
-
-    def call():
-        nonlocal state
-        state, metrics = step(state)
-        jax.block_until_ready(metrics)
-
-    return call
+def particle_rows(options: argparse.Namespace) -> Rows:
+    """Growth with the number of inner runs."""
+    return growth_rows(options, "particles", options.particles)
 
 
-def rates(turns: int, calls: int) -> dict[str, float]:
-    """Inner steps per second of each, medians over turns."""
-    contestants = {
-        "lopt": ours(),
-        "same_bases": floor(same_bases()),
-        "adam": floor(optax.adam(1e-3)),
-    }
-    for call in contestants.values():
-        call()
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(turns):
-        for name, call in contestants.items():
-            start = time.perf_counter()
-            for _ in range(calls):
-                call()
-            seconds[name].append((time.perf_counter() - start) / calls)
-    steps = 2 * PAIRS * LENGTH
-    return {name: steps / statistics.median(s) for name, s in seconds.items()}
+def width_rows(options: argparse.Namespace) -> Rows:
+    """Growth with the width of the hidden layer."""
+    return growth_rows(options, "width", options.widths)
 
 
-def compile_seconds(what: str) -> dict[str, float]:
-    """Seconds to build and compile in a process of its own, cold and then warm."""
-    command = [sys.executable, __file__, "--compile-only", what]
-    with tempfile.TemporaryDirectory() as cache:
-        environment = {**os.environ, "XDG_CACHE_HOME": cache}
-        return {
-            name: float(subprocess.check_output(command, env=environment, text=True))
-            for name in ("cold", "warm")
-        }
+def growth_rows(options: argparse.Namespace, what: str, sizes: Sequence[int]) -> Rows:
+    """Rates at several sizes; in short truncations, because the large ones take long."""
+    rows = []
+    for optimizer in options.optimizers:
+        for size in sizes:
+            length = options.growth_length
+            case = Case(optimizer=optimizer, length=length, **{what: size})
+            rows += measure([case], options, all_floors=False)
+    return rows
 
 
-def compile_only(what: str) -> float:
-    """Seconds from a trainer, its data loaded, to its compiled outer step."""
-    is_suite = what == "suite"
-    trainer = build(load_suite("digits", [])) if is_suite else digits_trainer()
-    start = time.perf_counter()
-    state = trainer.init(jax.random.key(0))
-    step = trainer.compile(state)
-    compiled = time.perf_counter()
-    jax.block_until_ready(step(state))
-    return compiled - start
+PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
+    "rates": rate_rows,
+    "compile": compile_rows,
+    "memory": memory_rows,
+    "particles": particle_rows,
+    "width": width_rows,
+    "cores": core_rows,
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/meta_train.json")
-    parser.add_argument("--turns", type=int, default=9)
-    parser.add_argument("--calls", type=int, default=5)
-    parser.add_argument("--compile-only", choices=("task", "suite"))
-    options = parser.parse_args()
-    set_up()
-    if options.compile_only:
-        print(compile_only(options.compile_only))
+    options = parse(sys.argv[1:])
+    if options.serve_on:
+        serve_on(options.serve_on, options.optimizers)
         return
-    rate = rates(options.turns, options.calls)
-    result = {
-        "command": "scripts/bench_meta_train.py",
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, "
-        f"{jax.default_backend()}, {len(jax.devices())} devices",
-        "jax": jax.__version__,
-        "inner_steps_per_second": {name: round(value) for name, value in rate.items()},
-        "ratio_to_same_bases": round(rate["lopt"] / rate["same_bases"], 3),
-        "ratio_to_adam": round(rate["lopt"] / rate["adam"], 3),
-        "compile_seconds_one_task": compile_seconds("task"),
-        "compile_seconds_digits_suite": compile_seconds("suite"),
-    }
-    print(json.dumps(result, indent=2))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    if options.first_call:
+        report_first_call(options.first_call)
+        return
+    set_up()
+    record = {"command": " ".join(["scripts/bench_meta_train.py", *sys.argv[1:]])}
+    record |= surroundings() | {"clock": options.clock, "parts": {}}
+    for part in options.parts:
+        rows = PARTS[part](options)
+        record["parts"][part] = rows
+        if options.compare:
+            bench_report.compare(rows, json.loads(options.compare.read_text()))
+        bench_report.show(part, rows)
+        write(options.out, record)
+    bench_report.plot(record, options.out.with_suffix(".png"))
+
+
+def write(path: Path, record: dict) -> None:
+    """The record so far, replacing the earlier one at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(record, indent=1) + "\n")
+    os.replace(draft, path)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options, with what `--quick` means for those that were not given."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--parts", type=names(PARTS), default=tuple(PARTS), metavar="NAME,...")
+    add("--quick", action="store_true", help="fewer points, shorter turns")
+    add("--out", type=Path, default=OUT, metavar="FILE")
+    add("--compare", type=Path, metavar="FILE", help="an earlier record, for ratios")
+    add("--optimizers", type=names(OPTIMIZERS), default=MAIN_OPTIMIZERS)
+    add("--estimators", type=names(ESTIMATORS), default=tuple(ESTIMATORS))
+    add("--particles", type=numbers, metavar="N,...")
+    add("--widths", type=numbers, metavar="N,...")
+    add("--length", type=int, default=50, help="K, inner steps of a truncation")
+    add("--growth-length", type=int, default=10, help="K of `particles` and `width`")
+    add("--turns", type=int)
+    add("--seconds", type=float, help="about, of a turn")
+    add("--clock", choices=CLOCKS, default="wall", help="cpu: on a busy machine")
+    add("--serve-on", type=int, help=argparse.SUPPRESS)
+    add("--first-call", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    quick = options.quick
+    options.particles = options.particles or (
+        (16, 256) if quick else (16, 128, 1024, 4096)
+    )
+    options.widths = options.widths or ((32, 128) if quick else (32, 128, 512, 1024))
+    options.turns = options.turns or (3 if quick else 5)
+    options.seconds = options.seconds or (0.2 if quick else 0.3)
+    return options
+
+
+def names(known) -> Callable[[str], tuple[str, ...]]:
+    """A type of option: names from a table, separated by commas."""
+
+    def parse_names(text: str) -> tuple[str, ...]:
+        chosen = tuple(text.split(","))
+        if unknown := set(chosen) - set(known):
+            rule = f"must be some of {', '.join(known)}, got {', '.join(sorted(unknown))}"
+            raise argparse.ArgumentTypeError(rule)
+        return chosen
+
+    return parse_names
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """A type of option: numbers separated by commas."""
+    return tuple(int(word) for word in text.split(","))
 
 
 if __name__ == "__main__":

@@ -170,12 +170,15 @@ def test_a_role_learns_hyperparameters_of_its_own():
     np.testing.assert_allclose(updates["b"], -3.0, rtol=1e-6)
 
 
-@pytest.mark.parametrize("slice_size", [2**16, 1100])
+@pytest.mark.parametrize(
+    ("pack_size", "slice_size"), [(2**16, 608), (2**16, 2**16), (30, 1100)]
+)
 @pytest.mark.parametrize("hidden_sizes", [(4, 4), (32, 32), (5,), ()])
 def test_network_equals_its_plain_formula_in_every_order_of_evaluation(
-    hidden_sizes, slice_size, monkeypatch
+    hidden_sizes, pack_size, slice_size, monkeypatch
 ):
     """Small and large tensors, narrow and wide networks take different ways."""
+    monkeypatch.setattr(network, "_WIDE_PACK", pack_size)
     monkeypatch.setattr(network, "_SLICE", slice_size)
     key = jax.random.key(0)
     num_channels = 3 + 2 + 2

@@ -8,17 +8,17 @@ A tensor's inputs are a list of *channels*: arrays [c, *s] in which axes may hav
 but it is evaluated in the cheapest order that gives the same sum:
 
 * feature-major: activations are [hidden, elements];
-* a normalized channel is (scale × channel): the scales multiply W₀, not the channels;
-* channels of rows and columns are projected by W₀ before they are broadcast;
 * inputs that all elements share (time features) are projected once a step, into b₀;
-* tensors too small to keep the processor busy share one call for all later layers;
+* small tensors are packed: their elements, side by side, are those of one tensor;
+* a large tensor's channels are not normalized: their scales multiply W₀; channels of
+  rows and columns are projected by W₀ before they are broadcast;
 * a narrow network is written out as scalar weights times rows, which the compiler fuses
   into one pass over the elements, with no activation in memory; a wide one is a product
-  of matrices.
+  of matrices, slice by slice, so that activations stay in the cache.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +26,20 @@ import jax.numpy as jnp
 from lopt import features, mup
 from lopt.base import Array, MetaParams, Params, PRNGKey, PyTree, Specs
 
-# Tensors with fewer elements cost more in calls than in arithmetic.
-_SMALL = 1024
-# Wide networks take larger tensors slice by slice, of about so many elements: their
-# activations would need hundreds of bytes for every element.
-_SLICE = 2**16
+Layers = Sequence[tuple[Array, Array]]
+"""Weights [outputs, inputs] and biases [outputs] of every layer."""
+
 # Up to this width, activations fit into registers.
 _NARROW = 8
+# Tensors are packed up to so many elements together. A narrow network, which is cheap,
+# pays for packing sooner than a wide one.
+_NARROW_PACK = 1024
+_WIDE_PACK = 2**16
+# Elements of a slice: on a CPU, 32 activations of each fit into the cache.
+_SLICE = 608
+_SLICE_ELSEWHERE = 2**16
+# Slices are of whole vector registers.
+_VECTOR = 16
 
 
 def init_network(key: PRNGKey, sizes: Sequence[int]) -> MetaParams:
@@ -41,11 +48,13 @@ def init_network(key: PRNGKey, sizes: Sequence[int]) -> MetaParams:
     Weights are normal with standard deviation 1/√inputs, cut at two standard
     deviations; biases are zero.
     """
-    theta = {}
     pairs = list(itertools.pairwise(sizes))
-    keys = jax.random.split(key, len(pairs))
-    for i, (subkey, (n_in, n_out)) in enumerate(zip(keys, pairs, strict=True)):
-        w = jax.random.truncated_normal(subkey, -2.0, 2.0, (n_out, n_in))
+    # One draw for all layers: each further one costs compile time.
+    noise = jax.random.truncated_normal(key, -2.0, 2.0, (sum(i * o for i, o in pairs),))
+    theta, used = {}, 0
+    for i, (n_in, n_out) in enumerate(pairs):
+        w = noise[used : used + n_in * n_out].reshape(n_out, n_in)
+        used += n_in * n_out
         theta[f"w{i}"] = w / n_in**0.5
         theta[f"b{i}"] = jnp.zeros(n_out)
     return theta
@@ -66,33 +75,22 @@ def apply_network(
     Returns:
       For every tensor a list of outputs [*s].
     """
-    num_channels = theta["w0"].shape[1] - shared.shape[0]
-    bias = theta["b0"] + theta["w0"][:, num_channels:] @ shared
-    narrow = max(len(b) for name, b in theta.items() if name[0] == "b") <= _NARROW
-    later = _later_rows if narrow else _later_products
-
-    def first(c: Sequence[Array], shape: tuple[int, ...]) -> Array | list[Array]:
-        if narrow and features.size(shape) >= _SMALL:
-            return _first_rows(theta["w0"], bias, c, eps)
-        return _first_products(theta["w0"], bias, c, eps)
-
-    shapes = [_broadcast_shape(c) for c in channels]
-    small = [i for i, shape in enumerate(shapes) if features.size(shape) < _SMALL]
-    hidden, outputs = {}, {}
-    for i, (c, shape) in enumerate(zip(channels, shapes, strict=True)):
-        if not narrow and features.size(shape) > _SLICE:
-            outputs[i] = _in_slices(theta, bias, c, eps)
-            continue
-        hidden[i] = first(c, shape)
-        if i not in small:
-            outputs[i] = list(later(theta, hidden[i]))
-    if small:
-        flat = [hidden[i].reshape(len(bias), -1) for i in small]
-        packed = later(theta, jnp.concatenate(flat, axis=1))
-        ends = list(itertools.accumulate(x.shape[1] for x in flat))
-        for i, end, x in zip(small, ends, flat, strict=True):
-            rows = (y[end - x.shape[1] : end] for y in packed)
-            outputs[i] = [y.reshape(shapes[i]) for y in rows]
+    layers = _fold(theta, shared)
+    is_narrow = max(len(b) for _, b in layers) <= _NARROW
+    apply, apply_packed, limit = (
+        (_narrow, _narrow_packed, _NARROW_PACK)
+        if is_narrow
+        else (_wide, _wide_packed, _WIDE_PACK)
+    )
+    sizes = [features.size(_broadcast_shape(c)) for c in channels]
+    outputs = {}
+    for pack in _packs(sizes, limit):
+        members = [channels[i] for i in pack]
+        if sizes[pack[0]] > limit:
+            results = [apply(layers, c, eps) for c in members]
+        else:
+            results = apply_packed(layers, members, eps)
+        outputs |= zip(pack, results, strict=True)
     return [outputs[i] for i in range(len(channels))]
 
 
@@ -126,92 +124,100 @@ def updates(
 def normalized(channels: Sequence[Array], eps: float) -> Array:
     """The normalized channels [sum of c, *s], broadcast: what the network sees."""
     shape = jnp.broadcast_shapes(*(c.shape[1:] for c in channels))
-    scaled = [c * features.rms_scale(c, eps) for c in channels]
-    return jnp.concatenate([jnp.broadcast_to(c, (len(c), *shape)) for c in scaled])
+    parts = []
+    for _, group in itertools.groupby(channels, key=lambda c: c.shape[1:]):
+        x = jnp.concatenate(list(group))
+        x = x * features.rms_scale(x, eps)
+        parts.append(jnp.broadcast_to(x, (len(x), *shape)))
+    return jnp.concatenate(parts)
 
 
-def _first_layer(w: Array, bias: Array, channels: Sequence[Array], eps: float) -> Array:
-    """W₀ (scale × channels) + bias: [hidden, *s]."""
-    total = features.along(bias, jnp.empty((1,) * channels[0].ndim))
-    for shape in dict.fromkeys(c.shape[1:] for c in channels):
-        start, weights, group = 0, [], []
-        for c in channels:
-            if c.shape[1:] == shape:
-                group.append(c)
-                scale = features.rms_scale(c, eps).reshape(1, -1)
-                weights.append(w[:, start : start + len(c)] * scale)
-            start += len(c)
-        projected = jnp.tensordot(
-            jnp.concatenate(weights, axis=1), jnp.concatenate(group), axes=1
-        )
-        total = total + projected
-    return total
+def _fold(theta: MetaParams, shared: Array) -> Layers:
+    """The layers, those of the shared inputs folded into the first bias."""
+    layers = [(theta[f"w{i}"], theta[f"b{i}"]) for i in range(len(theta) // 2)]
+    w, b = layers[0]
+    num_channels = w.shape[1] - shared.shape[0]
+    return [(w[:, :num_channels], b + w[:, num_channels:] @ shared), *layers[1:]]
 
 
-def _later_layers(theta: MetaParams, x: Array) -> Array:
-    """Everything after the first layer's sum, x [hidden, n] -> [outputs, n]."""
-    for i in range(1, len(theta) // 2):
-        x = jnp.tensordot(theta[f"w{i}"], jax.nn.relu(x), axes=1)
-        x = x + theta[f"b{i}"][:, None]
-    return x
+def _packs(sizes: Sequence[int], limit: int) -> list[list[int]]:
+    """Tensors that share one evaluation: up to `limit` elements together, or one."""
+    packs = [[i] for i, size in enumerate(sizes) if size > limit]
+    room = 0
+    for i, size in enumerate(sizes):
+        if size > limit:
+            continue
+        if size > room or not packs:
+            packs.append([])
+            room = limit
+        packs[-1].append(i)
+        room -= size
+    return packs
 
 
-def _pack_small(function, arrays: Sequence[Array]) -> list[Array]:
-    """`function` [a, n] -> [b, n] of arrays [a, *s], small ones in a single call."""
-    sizes = [features.size(x.shape[1:]) for x in arrays]
-    flat = [x.reshape(len(x), n) for x, n in zip(arrays, sizes, strict=True)]
-    small = [i for i, n in enumerate(sizes) if n < _SMALL]
-    results = {i: function(x) for i, x in enumerate(flat) if i not in small}
-    if small:
-        packed = function(jnp.concatenate([flat[i] for i in small], axis=1))
-        start = 0
-        for i in small:
-            results[i] = packed[:, start : start + sizes[i]]
-            start += sizes[i]
-    return [results[i].reshape(-1, *x.shape[1:]) for i, x in enumerate(arrays)]
-
-
-def _first_products(
-    w: Array, bias: Array, channels: Sequence[Array], eps: float
-) -> Array:
-    """W₀ (scale × channels) + bias: [h, *s], one product for each shape of channels."""
-    total = features.along(bias, channels[0])
-    for columns, group in _by_shape(w, channels).values():
-        total = total + _product(columns, group, eps)
-    return total
-
-
-def _first_rows(
-    w: Array, bias: Array, channels: Sequence[Array], eps: float
-) -> list[Array]:
-    """The same sum as h rows [*s], each of them a sum of scalars times channels.
+def _narrow(layers: Layers, channels: Sequence[Array], eps: float) -> list[Array]:
+    """The outputs [*s] of a large tensor, with every layer as rows [*s].
 
     Only what is smaller than the tensor, statistics of rows and columns, is a product.
     """
+    (w, b), *later = layers
     groups = _by_shape(w, channels)
-    own_columns, own = groups.pop(_broadcast_shape(channels))
-    products = [_product(*group, eps) for group in groups.values()]
-    scaled = [
-        c * features.rms_scale(x, eps).reshape(1, -1)
-        for c, x in zip(own_columns, own, strict=True)
+    columns, own = groups.pop(_broadcast_shape(channels))
+    products = [
+        jnp.tensordot(columns, normalized(group, eps), axes=1)
+        for columns, group in groups.values()
     ]
-    rows = _sums(jnp.concatenate(scaled, axis=1), [x for c in own for x in c], bias)
-    return [sum((p[j] for p in products), row) for j, row in enumerate(rows)]
+    rows = _sums(columns * _scales(own, eps), [x for c in own for x in c], b)
+    rows = [sum((p[j] for p in products), row) for j, row in enumerate(rows)]
+    return _later_rows(later, rows)
 
 
-def _later_products(theta: MetaParams, x: Array) -> Array:
-    """The layers after the first, h sums [h, *s] -> [outputs, *s]."""
-    for i in range(1, len(theta) // 2):
-        x = jnp.tensordot(theta[f"w{i}"], jax.nn.relu(x), axes=1)
-        x = x + features.along(theta[f"b{i}"], x)
-    return x
+def _narrow_packed(
+    layers: Layers, tensors: Sequence[Sequence[Array]], eps: float
+) -> list[list[Array]]:
+    """The outputs of small tensors: the first layer by products, then packed."""
+    (w, b), *later = layers
+    hidden = []
+    for channels in tensors:
+        x = features.along(b, channels[0])
+        for columns, group in _by_shape(w, channels).values():
+            x = x + jnp.tensordot(columns, normalized(group, eps), axes=1)
+        hidden.append(x)
+    return _packed(lambda x: _later_rows(later, list(x)), hidden)
 
 
-def _later_rows(theta: MetaParams, rows: Sequence[Array] | Array) -> list[Array]:
-    """The same for h rows [*s], as a list of outputs."""
-    rows = list(rows)
-    for i in range(1, len(theta) // 2):
-        rows = _sums(theta[f"w{i}"], [jax.nn.relu(x) for x in rows], theta[f"b{i}"])
+def _wide(layers: Layers, channels: Sequence[Array], eps: float) -> list[Array]:
+    """The outputs [*s] of a large tensor."""
+    (w, b), *later = layers
+    return _in_slices([(w * _scales(channels, eps), b), *later], channels)
+
+
+def _wide_packed(
+    layers: Layers, tensors: Sequence[Sequence[Array]], eps: float
+) -> list[list[Array]]:
+    """The outputs of tensors whose normalized channels are packed."""
+    inputs = [normalized(c, eps) for c in tensors]
+    return _packed(lambda x: _in_slices(layers, [x]), inputs)
+
+
+def _packed(
+    function: Callable[[Array], list[Array]], arrays: Sequence[Array]
+) -> list[list[Array]]:
+    """`function` [k, n] -> outputs [n], of arrays [k, *s] side by side."""
+    sizes = [features.size(x.shape[1:]) for x in arrays]
+    flat = [x.reshape(len(x), n) for x, n in zip(arrays, sizes, strict=True)]
+    outputs = function(jnp.concatenate(flat, axis=1))
+    ends = itertools.accumulate(sizes)
+    return [
+        [y[end - n : end].reshape(x.shape[1:]) for y in outputs]
+        for x, n, end in zip(arrays, sizes, ends, strict=True)
+    ]
+
+
+def _later_rows(layers: Layers, rows: list[Array]) -> list[Array]:
+    """The layers after the first, by rows."""
+    for w, b in layers:
+        rows = _sums(w, [jax.nn.relu(x) for x in rows], b)
     return rows
 
 
@@ -222,26 +228,33 @@ def _sums(w: Array, rows: Sequence[Array], bias: Array) -> list[Array]:
     ]
 
 
-def _product(columns: list[Array], group: list[Array], eps: float) -> Array:
-    """Σ over the channels of one shape of columns · scale · channel: [h, *s or 1]."""
-    x = jnp.concatenate(group)
-    scale = features.rms_scale(x, eps).reshape(1, -1)
-    return jnp.tensordot(jnp.concatenate(columns, axis=1) * scale, x, axes=1)
+def _first_products(layers: Layers, channels: Sequence[Array]) -> Array:
+    """The first layer's sums [h, *s], one product for each shape of channels."""
+    w, b = layers[0]
+    x = features.along(b, channels[0])
+    for group in _by_shape(w, channels).values():
+        x = x + _product(*group)
+    return x
 
 
-def _in_slices(
-    theta: MetaParams, bias: Array, channels: Sequence[Array], eps: float
-) -> list[Array]:
-    """All layers of a wide network, slice by slice along the tensor's longest axis.
+def _by_products(layers: Layers, channels: Sequence[Array]) -> Array:
+    """The outputs [outputs, *s], with every layer as products of matrices."""
+    x = _first_products(layers, channels)
+    for w, b in layers[1:]:
+        x = jnp.tensordot(w, jax.nn.relu(x), axes=1) + features.along(b, x)
+    return x
+
+
+def _in_slices(layers: Layers, channels: Sequence[Array]) -> list[Array]:
+    """The outputs [*s], by products, slice by slice along the tensor's longest axis.
 
     The last slice overlaps the one before where the axis is no multiple of its width.
     """
     shape = _broadcast_shape(channels)
     axis = max(range(len(shape)), key=shape.__getitem__)
-    width = max(1, _SLICE * shape[axis] // features.size(shape))
-    scales = [features.rms_scale(c, eps).reshape(1, -1) for c in channels]
-    scale = jnp.concatenate(scales, axis=1)
-    w = theta["w0"][:, : scale.shape[1]] * scale
+    width = _slice_width(shape, axis)
+    if width == shape[axis]:
+        return list(_by_products(layers, channels))
 
     def write(i: Array, outputs: list[Array]) -> list[Array]:
         start = jnp.minimum(i * width, shape[axis] - width)
@@ -251,22 +264,40 @@ def _in_slices(
             else jax.lax.dynamic_slice_in_dim(c, start, width, axis + 1)
             for c in channels
         ]
-        x = features.along(bias, part[0])
-        for columns, group in _by_shape(w, part).values():
-            columns = jnp.concatenate(columns, axis=1)
-            x = x + jnp.tensordot(columns, jnp.concatenate(group), axes=1)
         return [
             jax.lax.dynamic_update_slice_in_dim(output, y, start, axis)
-            for output, y in zip(outputs, _later_products(theta, x), strict=True)
+            for output, y in zip(outputs, _by_products(layers, part), strict=True)
         ]
 
-    empty = [jnp.zeros(shape, w.dtype)] * len(theta[f"b{len(theta) // 2 - 1}"])
+    _, last = layers[-1]
+    empty = [jnp.zeros(shape, last.dtype)] * len(last)
     return jax.lax.fori_loop(0, -(-shape[axis] // width), write, empty)
+
+
+def _slice_width(shape: tuple[int, ...], axis: int) -> int:
+    """Indices of a slice along the axis: slices are alike, and whole registers."""
+    limit = _SLICE if jax.default_backend() == "cpu" else _SLICE_ELSEWHERE
+    num_slices = max(1, round(features.size(shape) / limit))
+    width = -(-shape[axis] // num_slices)
+    if axis == len(shape) - 1:
+        width = _VECTOR * -(-width // _VECTOR)
+    return min(width, shape[axis])
+
+
+def _product(columns: Array, group: Sequence[Array]) -> Array:
+    """Σ over the channels of one shape of columns · channel: [h, *s or 1]."""
+    return jnp.tensordot(columns, jnp.concatenate(group), axes=1)
+
+
+def _scales(channels: Sequence[Array], eps: float) -> Array:
+    """What normalizes channels, for the columns of a matrix that meet them: [1, c]."""
+    scales = [features.rms_scale(c, eps).reshape(1, -1) for c in channels]
+    return jnp.concatenate(scales, axis=1)
 
 
 def _by_shape(
     w: Array, channels: Sequence[Array]
-) -> dict[tuple[int, ...], tuple[list[Array], list[Array]]]:
+) -> dict[tuple[int, ...], tuple[Array, list[Array]]]:
     """For each shape of channels the columns of `w` that they meet, and them."""
     groups: dict[tuple[int, ...], tuple[list[Array], list[Array]]] = {}
     start = 0
@@ -275,7 +306,10 @@ def _by_shape(
         columns.append(w[:, start : start + len(c)])
         group.append(c)
         start += len(c)
-    return groups
+    return {
+        shape: (jnp.concatenate(columns, axis=1), group)
+        for shape, (columns, group) in groups.items()
+    }
 
 
 def _broadcast_shape(channels: Sequence[Array]) -> tuple[int, ...]:
