@@ -24,6 +24,7 @@ class Selected(NamedTuple):
     score: Array  # shape=[], the lower the better; inf before the first selection
     step: Array  # shape=[], int32: outer steps that led to it, 0: none yet
     is_average: Array  # shape=[], bool: whether it is an average of theta
+    count: Array  # shape=[], int32: selections so far
     credit: Array  # shape=[], inner steps of training not yet charged for a selection
 
 

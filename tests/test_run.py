@@ -77,7 +77,6 @@ OUTER = (
     f"selection.suite={TOY.parent / 'selection.toml'}",
     "selection.share=1.0",
     "selection.seeds=2",
-    "checkpoint_every=2",
     "outer_optimizer.average=0.7",
     "outer_optimizer.normalize_tasks=true",
 )
@@ -189,7 +188,7 @@ def test_a_signal_saves_and_resume_continues_bitwise(straight, tmp_path, signum)
 def test_selections_are_in_the_run(selecting):
     lines = rundir.read_selection(selecting.folder)
     assert lines == list(selecting.selection)
-    assert [line["step"] for line in lines] == [4, 6, STEPS]
+    assert [line["step"] for line in lines] == [3, 6, STEPS]
     assert {*lines[0]["scores"]} == {"raw", "average"}
     scores = {(s, line["step"]): x for line in lines for s, x in line["scores"].items()}
     weights, step = min(scores, key=scores.__getitem__)
@@ -231,7 +230,7 @@ def test_a_share_that_allows_no_selection_is_told(tmp_path):
     recorder, small = Recorder(), [*OUTER, "selection.share=0.01"]
     run = toy_run(tmp_path / "run", overrides=small, progress=recorder)
     assert recorder.selections == [] and run.selection == ()
-    assert "no selection: one takes 16 inner steps" in recorder.notes[0]
+    assert "more than `selection.share` = 0.01" in recorder.notes[0]
     np.testing.assert_array_equal(  # the average, for want of anything selected
         run.theta["log"]["rate"], saved_arrays(run.folder, STEPS)["average/log/rate"]
     )
@@ -239,13 +238,14 @@ def test_a_share_that_allows_no_selection_is_told(tmp_path):
     np.testing.assert_array_equal(run.theta["log"]["rate"], loaded["log"]["rate"])
 
 
-@pytest.mark.parametrize("at", [3, 4])
+@pytest.mark.parametrize("at", [4, 6])
 def test_a_signal_in_a_run_that_selects_changes_no_bits(selecting, tmp_path, at):
     """Between checkpoints, where a snapshot but no selection is due, and at one."""
     folder = tmp_path / "run"
     kill = Recorder(lambda step: step == at and os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Interrupted):
         outer_run(folder, progress=kill)
+    assert snapshots.steps(folder / rundir.CHECKPOINTS)[-1] == (5 if at == 4 else 6)
     outer_run(folder, resume=True)
     assert_same_run(folder, selecting.folder)
 
@@ -258,8 +258,8 @@ def test_killed_between_a_selection_and_its_snapshot_it_resumes_bitwise(
     process = start(folder, compiled, *OUTER, program=KILLED)
     _, said = process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL, said
-    assert [line["step"] for line in rundir.read_selection(folder)] == [4, 6]
-    assert snapshots.steps(folder / rundir.CHECKPOINTS) == [2, 4]
+    assert [line["step"] for line in rundir.read_selection(folder)] == [3, 6]
+    assert snapshots.steps(folder / rundir.CHECKPOINTS) == [3]
     outer_run(folder, resume=True)
     assert_same_run(folder, selecting.folder)
 

@@ -16,9 +16,10 @@ from lopt.config import load_suite
 from lopt.errors import ConfigError
 from lopt.run.selection import Selector, build_selector, chosen, describe
 from lopt.suites import SuiteTask
-from lopt.trainer import TrainState
+from lopt.trainer import Trainer, TrainState
 
 TOY = Path(__file__).parent / "toy"
+TRAINER = Trainer(learnable_sgd(), (), optax.sgd(0.1), 1)
 START = jnp.asarray([2.0, -1.5])
 
 
@@ -36,12 +37,13 @@ def entry(task, num_steps=6, weight=1.0, name="still"):
     )
 
 
-def make_selector(*tasks, seeds=2, share=0.05, lopt=None):
+def make_selector(*tasks, seeds=2, share=0.05, chain=10**6, lopt=None):
     return Selector(
         lopt=lopt or learnable_sgd(),
         tasks=tasks,
         seeds=seeds,
         share=share,
+        chain=chain,
         key=jax.random.key(1),
     )
 
@@ -113,9 +115,9 @@ def test_seeds_are_the_same_at_every_selection_and_several():
 def test_seeds_are_not_those_of_training():
     sets = [f"selection.suite={TOY / 'selection.toml'}"]
     config = load_suite(TOY / "toy.toml", sets)
-    lopt = learnable_sgd()
-    first = build_selector(config, lopt, trust=True)
-    other = build_selector(replace(config, seed=1), lopt, trust=True)
+    trainer = TRAINER
+    first = build_selector(config, trainer, trust=True)
+    other = build_selector(replace(config, seed=1), trainer, trust=True)
     own = jax.random.key(config.seed)
     for used in (own, *jax.random.split(own, 3), other.key):
         assert np.any(jax.random.key_data(used) != jax.random.key_data(first.key))
@@ -166,12 +168,14 @@ def test_without_a_selection_the_average_or_theta_is_chosen():
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.3, 1.0])
-@pytest.mark.parametrize("per_step", [1, 37, 4000])
+@pytest.mark.parametrize(
+    ("per_step", "chain"), [(1, 10**6), (37, 10**6), (4000, 10**6), (10**6, 5)]
+)
 def test_selections_cost_at_most_their_share_and_the_last_theta_is_judged(
-    share, per_step
+    share, per_step, chain
 ):
     """By count, after every outer step of a run of 90 with a checkpoint every 5."""
-    selector = make_selector(entry(still(), 6), seeds=2, share=share)
+    selector = make_selector(entry(still(), 6), seeds=2, share=share, chain=chain)
     state = make_state(selector)
     spent, at = 0, []
     for step in range(1, 91):
@@ -184,7 +188,8 @@ def test_selections_cost_at_most_their_share_and_the_last_theta_is_judged(
             spent += line["inner_steps"]
             at.append(step)
         assert spent <= share * per_step * step * (1 + 1e-6)
-    affordable = int(share * per_step * 90 / selector.cost(state) + 1e-6)
+        assert 6 * len(at) <= share * chain * step * (1 + 1e-6)
+    affordable = int(share * 90 * min(per_step / selector.cost(state), chain / 6) + 1e-6)
     assert (90 in at) == (affordable >= 1)
     assert len(at) >= min(affordable, 18) - 2
     gaps = np.diff(at[:-1])  # even, up to the checkpoints there are
@@ -193,20 +198,20 @@ def test_selections_cost_at_most_their_share_and_the_last_theta_is_judged(
 
 def test_the_run_says_what_it_selects_on(tmp_path):
     config = load_suite(TOY / "toy.toml")
-    assert build_selector(config, learnable_sgd(), trust=True) is None
+    assert build_selector(config, TRAINER, trust=True) is None
     suite = tmp_path / "selection.toml"
     sets = [f"selection.suite={suite}", "tasks.0.scale=2.0"]
     suite.write_text(f'[[tasks]]\nfile = "{TOY / "toy.py"}"\nscale = 2.0\n')
     with pytest.raises(ConfigError, match=r"`selection.tasks.0` must not be a training"):
-        build_selector(load_suite(TOY / "toy.toml", sets), learnable_sgd(), trust=True)
+        build_selector(load_suite(TOY / "toy.toml", sets), TRAINER, trust=True)
     # A default that is spelled out makes no other task.
     suite.write_text('[[tasks]]\nfamily = "mlp"\ndepth = 2\n')
     both = ["tasks=[{family='mlp'}, {family='mlp', depth=1}]"]
     with pytest.raises(ConfigError, match=r"got what `tasks.0` is"):
-        build_selector(load_suite("quick", [*sets[:1], *both]), learnable_sgd())
+        build_selector(load_suite("quick", [*sets[:1], *both]), TRAINER)
     suite.write_text('[[tasks]]\nfamily = "mlp"\ndepht = 3\n')
     with pytest.raises(ConfigError, match=r"key of `selection.tasks.0` `depht`"):
-        build_selector(load_suite("quick", sets[:1]), learnable_sgd())
+        build_selector(load_suite("quick", sets[:1]), TRAINER)
 
 
 def test_a_task_without_valid_is_refused(tmp_path, monkeypatch):
@@ -217,7 +222,7 @@ def test_a_task_without_valid_is_refused(tmp_path, monkeypatch):
         "lopt.run.selection.build_selection_tasks", lambda config, trust: [short]
     )
     with pytest.raises(ConfigError, match="must have a split `valid`"):
-        build_selector(config, learnable_sgd(), trust=True)
+        build_selector(config, TRAINER, trust=True)
 
 
 def test_optimizers_that_read_the_run_length_get_it():

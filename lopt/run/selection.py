@@ -7,8 +7,9 @@ with its task's `loss_bound`. Every selection uses the same seeds, which trainin
 not use: what differs between two scores is theta.
 
 How often is decided by counts of inner steps, never by the clock: the inner steps of all
-selections are at most a given share of those of training, and what the last checkpoint
-needs is kept in reserve.
+selections are at most a given share of those of training, and so are those that wait for
+each other, which is what takes time where particles run side by side. What the last
+checkpoint needs is kept in reserve.
 """
 
 import math
@@ -33,7 +34,7 @@ from lopt.families import FAMILIES
 from lopt.groups import by_program, stacked_data
 from lopt.outer import Selected
 from lopt.suites import SuiteTask, build_selection_tasks
-from lopt.trainer import TrainState
+from lopt.trainer import Trainer, TrainState
 from lopt.unroll import unroll
 
 SELECTION = 0x5E1EC7
@@ -55,6 +56,7 @@ class Selector:
       tasks: on which it is scored.
       seeds: runs of each task in one selection.
       share: of training's inner steps that selections may take.
+      chain: inner steps of one outer step that wait for each other.
       key: what all seeds are derived from.
     """
 
@@ -62,6 +64,7 @@ class Selector:
     tasks: tuple[SuiteTask, ...]
     seeds: int
     share: float
+    chain: int
     key: PRNGKey
 
     def start(self, state: TrainState) -> TrainState:
@@ -71,6 +74,7 @@ class Selector:
             score=jnp.asarray(jnp.inf, jnp.float32),
             step=jnp.zeros((), jnp.int32),
             is_average=jnp.zeros((), bool),
+            count=jnp.zeros((), jnp.int32),
             credit=jnp.zeros((), jnp.float32),
         )
         return state._replace(selected=none_yet)
@@ -83,14 +87,21 @@ class Selector:
     def is_due(self, state: TrainState, *, is_last: bool) -> bool:
         """Whether training has paid for a selection, and for the last one beside it."""
         number = 1 if is_last else 2
-        return float(state.selected.credit) * self.share >= number * self.cost(state)
+        paid = float(state.selected.credit) * self.share >= number * self.cost(state)
+        chain = sum(group[0].num_steps for group in self.groups())
+        chains = (int(state.selected.count) + number) * chain
+        return paid and chains <= self.share * self.chain * int(state.step)
+
+    def groups(self) -> list[list[SuiteTask]]:
+        """The tasks by compiled program; whole runs of one length in each."""
+        return by_program([_whole_runs(entry) for entry in self.tasks])
 
     def compile(self, state: TrainState) -> Score:
         """The program that scores candidates such as this state's."""
         count = math.gcd(len(jax.devices()), self.seeds)
         mesh = Mesh(jax.devices()[:count], ("seeds",))
         shared, replicated = (NamedSharding(mesh, spec) for spec in (P("seeds"), P()))
-        groups = by_program([_whole_runs(entry) for entry in self.tasks])
+        groups = self.groups()
         thetas = jax.device_put(_stacked(candidates(state)), replicated)
         arrays, lowered = [], []
         for group, key in zip(
@@ -129,7 +140,10 @@ class Selector:
         scores = {name: self._mean(by_task) for name, by_task in task_scores.items()}
         name = min(scores, key=scores.__getitem__)
         before, cost = state.selected, self.cost(state)
-        now = before._replace(credit=before.credit - np.float32(cost / self.share))
+        now = before._replace(
+            count=before.count + 1,
+            credit=before.credit - np.float32(cost / self.share),
+        )
         if scores[name] < float(before.score):
             now = now._replace(
                 theta=found[name],
@@ -155,9 +169,14 @@ class Selector:
 
 
 def build_selector(
-    config: RunConfig, lopt: LearnedOptimizer, *, trust: bool = False
+    config: RunConfig, trainer: Trainer, *, trust: bool = False
 ) -> Selector | None:
     """The selector that a configuration describes, if any.
+
+    Args:
+      config: of the run.
+      trainer: what `build` made of it.
+      trust: whether Python files that it names may be run.
 
     Raises:
       ConfigError: a mistake in the selection suite, or one of its tasks is trained on.
@@ -173,10 +192,11 @@ def build_selector(
     if not tasks:
         return None
     return Selector(
-        lopt=lopt,
+        lopt=trainer.lopt,
         tasks=tuple(tasks),
         seeds=config.selection.seeds,
         share=config.selection.share,
+        chain=config.unroll.length * len(trainer.groups),
         key=jax.random.fold_in(jax.random.key(config.seed), SELECTION),
     )
 

@@ -98,7 +98,7 @@ def meta_train(
         progress.note(f"`{folder}` is finished: all {todo.step} steps are done")
         return _finished(folder, todo.config, trust)
     trainer = build(todo.config, trust=trust)
-    selector = build_selector(todo.config, trainer.lopt, trust=trust)
+    selector = build_selector(todo.config, trainer, trust=trust)
     if todo.start is not None:
         _check_start(todo.start, trainer.lopt)
     work = _Work(trainer, selector, todo, progress)
@@ -185,8 +185,9 @@ class _Work:
                 self.progress.selected(line)
             elif is_last and not int(state.selected.step):
                 self.progress.note(
-                    f"no selection: one takes {self.selector.cost(state)} inner steps, "
-                    f"more than `selection.share` = {self.selector.share:g} of training's"
+                    "nothing was selected: a selection takes more than "
+                    f"`selection.share` = {self.selector.share:g} of training's inner "
+                    "steps"
                 )
             return state
 
