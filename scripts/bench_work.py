@@ -10,6 +10,7 @@ import inspect
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,7 @@ from lopt.suites import SuiteTask
 from lopt.trainer import Trainer, TrainState
 from lopt.unroll import inner_step, unroll
 
-PATIENCE = 8
+PATIENCE = 4
 """How much longer than its `turns` times `seconds` a contestant may take."""
 
 
@@ -254,6 +255,7 @@ def measure(
                 rate / rates[name], 3
             )
         rows.append(row)
+        print(*[row[key] for key in list(row)[:6]], file=sys.stderr, flush=True)
     return rows
 
 

@@ -163,18 +163,6 @@ def test_numbers_become_what_their_field_is():
             "write `optimizer.name`",
         ),
         ("optimizer.name=''", "`optimizer.name` must not be empty, got ''", None),
-        ("estimator.sigma=-1", "`estimator.sigma` must be positive, got -1", None),
-        ("estimator.sigma=0.0", "`estimator.sigma` must be positive, got 0.0", None),
-        (
-            "estimator.num_pairs=0.5",
-            "`estimator.num_pairs` must be an integer, got 0.5",
-            None,
-        ),
-        (
-            "estimator.num_pairs=0",
-            "`estimator.num_pairs` must be at least 1, got 0",
-            None,
-        ),
         (
             "outer_optimizer.learning_rate=0",
             "`outer_optimizer.learning_rate` must be positive, got 0",

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Literal
 
-from lopt.config.rules import BrokenRule, as_type, check_types, require
+from lopt.config.rules import BrokenRule, check_types, require
 from lopt.errors import ConfigError
 
 Options = dict[str, Any]
@@ -208,7 +208,6 @@ class RunConfig:
             require(self, key, getattr(self, key) >= 1, "be at least 1")
         _check_tasks(self)
         _check_selection(self)
-        _check_estimator(self.estimator.options)
         warmup_steps = self.outer_optimizer.warmup_steps
         if warmup_steps >= self.outer_steps:
             rule = f"be less than `outer_steps` = {self.outer_steps}"
@@ -241,15 +240,3 @@ def _check_selection(config: RunConfig) -> None:
         if task.name in names:
             rule = "not be the name of a training task"
             raise BrokenRule(f"selection.tasks.{i}.name", rule, task.name)
-
-
-def _check_estimator(options: Options) -> None:
-    """Checks what every estimator means alike; the rest is its signature's business."""
-    if "num_pairs" in options:
-        num_pairs = as_type(int, "estimator.num_pairs", options["num_pairs"])
-        if num_pairs < 1:
-            raise BrokenRule("estimator.num_pairs", "be at least 1", num_pairs)
-    if "sigma" in options:
-        sigma = as_type(float, "estimator.sigma", options["sigma"])
-        if sigma <= 0:
-            raise BrokenRule("estimator.sigma", "be positive", options["sigma"])
