@@ -24,7 +24,7 @@ class Selected(NamedTuple):
     score: Array  # shape=[], the lower the better; inf before the first selection
     step: Array  # shape=[], int32: outer steps that led to it, 0: none yet
     is_average: Array  # shape=[], bool: whether it is an average of theta
-    count: Array  # shape=[], int32: selections so far
+    number: Array  # shape=[], int32: selections so far
     credit: Array  # shape=[], inner steps of training not yet charged for a selection
 
 
@@ -32,7 +32,7 @@ class TaskScales(NamedTuple):
     """How large the meta-gradients of each task have been."""
 
     mean_square: Array  # shape=[tasks], running mean of squared norms
-    count: Array  # shape=[tasks], int32: finite meta-gradients so far
+    number: Array  # shape=[tasks], int32: finite meta-gradients so far
 
 
 def task_scales(num_tasks: int) -> TaskScales:
@@ -52,17 +52,18 @@ def normalized(grads: MetaParams, scales: TaskScales) -> tuple[MetaParams, TaskS
       scales: before this meta-gradient.
     """
     leaves = jax.tree.leaves(grads)
-    square = sum(jnp.sum(jnp.square(g), axis=tuple(range(1, g.ndim))) for g in leaves)
+    squares = [jnp.sum(jnp.square(g), axis=tuple(range(1, g.ndim))) for g in leaves]
+    square = jnp.sum(jnp.stack(squares), axis=0)
     finite = jnp.isfinite(square)
-    count = scales.count + finite
-    weight = jnp.where(finite, _newest_weight(SCALE_DECAY, count), 0.0)
+    number = scales.number + finite
+    weight = jnp.where(finite, _newest_weight(SCALE_DECAY, number), 0.0)
     news = jnp.where(finite, square, 0.0) - scales.mean_square
     mean_square = scales.mean_square + weight * news
     factor = jnp.where(mean_square > 0, jax.lax.rsqrt(mean_square), 0.0)
     grads = jax.tree.map(
         lambda g: g * factor.reshape(-1, *[1] * (g.ndim - 1)).astype(g.dtype), grads
     )
-    return grads, TaskScales(mean_square, count)
+    return grads, TaskScales(mean_square, number)
 
 
 def updated(
@@ -81,8 +82,10 @@ def updated(
         jnp.asarray([jnp.all(jnp.isfinite(u)) for u in jax.tree.leaves(updates)])
     )
     new, old = (optax.apply_updates(theta, updates), new_state), (theta, opt_state)
-    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
-    return *kept, finite
+    theta, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), new, old
+    )
+    return theta, opt_state, finite
 
 
 def averaged(average: MetaParams, theta: MetaParams, step: Array, decay: float):

@@ -231,7 +231,7 @@ class Trainer:
     def _update(self, state: TrainState, gradients):
         """A state without particles, one step on, and what the step reports."""
         grads = jax.tree.map(lambda *g: jnp.concatenate(g), *[g.grad for g in gradients])
-        if state.task_scales:
+        if isinstance(state.task_scales, TaskScales):
             grads, scales = normalized(grads, state.task_scales)
             state = state._replace(task_scales=scales)
         weights = jnp.asarray([w for group in self.groups for w in group.weights])
@@ -240,12 +240,12 @@ class Trainer:
         theta, opt_state, finite = updated(
             self.outer_optimizer, grad, state.outer_opt_state, state.theta
         )
-        num_steps = sum(g.num_steps for g in gradients)
+        num_steps = jnp.sum(jnp.stack([g.num_steps for g in gradients]))
         metrics = Metrics(
             loss=jnp.sum(weights * losses),
             task_losses=losses,
             grad_norm=optax.tree.norm(grad),
-            num_diverged=sum(g.num_diverged for g in gradients),
+            num_diverged=jnp.sum(jnp.stack([g.num_diverged for g in gradients])),
             num_steps=num_steps,
             skipped=~finite,
         )
@@ -256,7 +256,7 @@ class Trainer:
         if state.average:
             average = averaged(state.average, theta, state.step, self.average)
             state = state._replace(average=average)
-        if state.selected:
+        if isinstance(state.selected, Selected):
             credit = state.selected.credit + num_steps.astype(jnp.float32)
             state = state._replace(selected=state.selected._replace(credit=credit))
         return state, metrics

@@ -202,7 +202,7 @@ def test_selections_are_in_the_run(selecting):
     session = rundir.read_json(selecting.folder / rundir.RECORD)["sessions"][0]
     assert session["selection_compile_seconds"] <= session["compile_seconds"]
     saved = saved_arrays(selecting.folder, STEPS)
-    assert {"average/log/rate", "task_scales/count", "selected/theta/log/rate"} <= {
+    assert {"average/log/rate", "task_scales/number", "selected/theta/log/rate"} <= {
         *saved
     }
 

@@ -273,7 +273,7 @@ def test_normalized_meta_gradients():
         rms = np.sqrt(np.sum(weights * np.square(seen)) / np.sum(weights))
         np.testing.assert_allclose(got["a"][0, 0], row[0] / rms, rtol=1e-5)
         np.testing.assert_allclose(got["b"][0], row[1] / rms, rtol=1e-5)
-    np.testing.assert_array_equal(scales.count, [3, 4])
+    np.testing.assert_array_equal(scales.number, [3, 4])
 
 
 def test_what_is_not_used_is_not_in_the_state(key):

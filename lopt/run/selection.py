@@ -74,7 +74,7 @@ class Selector:
             score=jnp.asarray(jnp.inf, jnp.float32),
             step=jnp.zeros((), jnp.int32),
             is_average=jnp.zeros((), bool),
-            count=jnp.zeros((), jnp.int32),
+            number=jnp.zeros((), jnp.int32),
             credit=jnp.zeros((), jnp.float32),
         )
         return state._replace(selected=none_yet)
@@ -86,10 +86,10 @@ class Selector:
 
     def is_due(self, state: TrainState, *, is_last: bool) -> bool:
         """Whether training has paid for a selection, and for the last one beside it."""
-        number = 1 if is_last else 2
-        paid = float(state.selected.credit) * self.share >= number * self.cost(state)
+        wanted, before = 1 if is_last else 2, selected(state)
+        paid = float(before.credit) * self.share >= wanted * self.cost(state)
         chain = sum(group[0].num_steps for group in self.groups())
-        chains = (int(state.selected.count) + number) * chain
+        chains = (int(before.number) + wanted) * chain
         return paid and chains <= self.share * self.chain * int(state.step)
 
     def groups(self) -> list[list[SuiteTask]]:
@@ -139,9 +139,9 @@ class Selector:
         task_scores = score(found)
         scores = {name: self._mean(by_task) for name, by_task in task_scores.items()}
         name = min(scores, key=scores.__getitem__)
-        before, cost = state.selected, self.cost(state)
+        before, cost = selected(state), self.cost(state)
         now = before._replace(
-            count=before.count + 1,
+            number=before.number + 1,
             credit=before.credit - np.float32(cost / self.share),
         )
         if scores[name] < float(before.score):
@@ -206,18 +206,23 @@ def candidates(state: TrainState) -> Candidates:
     return {"raw": state.theta} | ({"average": state.average} if state.average else {})
 
 
-def describe(selected: Selected) -> dict[str, Any] | None:
+def selected(state: TrainState) -> Selected:
+    """The best so far, of a state that has a place for it."""
+    assert isinstance(state.selected, Selected)
+    return state.selected
+
+
+def describe(best: Selected) -> dict[str, Any] | None:
     """What has been selected, in plain values; None: nothing yet."""
-    if not int(selected.step):
+    if not int(best.step):
         return None
-    weights = "average" if selected.is_average else "raw"
-    score = float(selected.score)
-    return {"step": int(selected.step), "weights": weights, "score": score}
+    weights = "average" if best.is_average else "raw"
+    return {"step": int(best.step), "weights": weights, "score": float(best.score)}
 
 
 def chosen(state: TrainState) -> MetaParams:
     """The selected theta; without a selection the average or, without one, theta."""
-    if state.selected and int(state.selected.step):
+    if isinstance(state.selected, Selected) and int(state.selected.step):
         return state.selected.theta
     return state.average or state.theta
 

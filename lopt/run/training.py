@@ -19,7 +19,7 @@ from lopt.files import fileformat, rundir, snapshots
 from lopt.run.build import build
 from lopt.run.loop import Log, Progress, Silent, loop
 from lopt.run.plan import Plan, plan
-from lopt.run.selection import Score, Selector, build_selector, chosen
+from lopt.run.selection import Score, Selector, build_selector, chosen, selected
 from lopt.run.signals import Interrupted, StopRequest, handling
 from lopt.trainer import Metrics, Trainer, TrainState
 
@@ -183,7 +183,7 @@ class _Work:
                 state, line = self.selector.select(state, score)
                 write(line)
                 self.progress.selected(line)
-            elif is_last and not int(state.selected.step):
+            elif is_last and not int(selected(state).step):
                 self.progress.note(
                     "nothing was selected: a selection takes more than "
                     f"`selection.share` = {self.selector.share:g} of training's inner "
