@@ -25,9 +25,10 @@ from jax.sharding import PartitionSpec as P
 
 from lopt.estimators import ESTIMATORS
 from lopt.families.mlp import mlp
+from lopt.groups import group_tasks
 from lopt.optimizers import OPTIMIZERS
 from lopt.suites import SuiteTask
-from lopt.trainer import Trainer, TrainState, group_tasks
+from lopt.trainer import Trainer, TrainState
 from lopt.unroll import inner_step, unroll
 
 PATIENCE = 4

@@ -4,38 +4,47 @@ import jax
 import jax.numpy as jnp
 
 from lopt.base import GradientEstimator, Unroll
-from lopt.estimators.antithetic import (
-    advance_pairs,
-    antithetic_gradient,
-    check_options,
-    sample_noise,
-    unstarted_runs,
-)
+from lopt.estimators.antithetic import advance_pairs, antithetic_gradient
+from lopt.estimators.noise import Sigma, gaussian
+from lopt.estimators.runs import check_count, ended, unstarted
 
 
-def es(unroll: Unroll, *, num_pairs: int = 16, sigma: float = 0.05) -> GradientEstimator:
-    """Fresh ε in every truncation, credit c = ε.
+def es(
+    unroll: Unroll,
+    *,
+    num_pairs: int = 16,
+    sigma: Sigma = 0.05,
+    sigma_end: Sigma | None = None,
+) -> GradientEstimator:
+    """Truncated evolution strategies: a fresh ε in every truncation; biased.
 
-    Biased: a truncation is not charged with what its updates do to later ones.
+    Credit c = ε/σ². A truncation is not charged with what its updates do to later ones.
     A pair with a diverged run restarts.
+
+    Args:
+      unroll: what is estimated on.
+      num_pairs: N, antithetic pairs of runs.
+      sigma: standard deviation of ε, as in `lopt.estimators.noise`.
+      sigma_end: what it becomes at the end of meta-training; None: it stays.
 
     References:
       Metz, Maheswaranathan, Nixon, Freeman, Sohl-Dickstein, Understanding and correcting
       pathologies in the training of learned optimizers, 2019, arXiv 1810.10180.
     """
-    check_options(num_pairs, sigma)
+    check_count("num_pairs", num_pairs)
+    draw = gaussian(sigma, sigma_end)
 
     def init(theta, key, data):
-        return unstarted_runs(unroll, theta, key, data, num_pairs)
+        return unstarted(unroll, theta, key, data, num_pairs, 2)
 
     def estimate(theta, runs, key, data, progress):
         noise_key, run_key = jax.random.split(key)
-        noise = sample_noise(theta, noise_key, num_pairs, sigma)
-        truncation = advance_pairs(unroll, theta, noise, runs, run_key, data, progress)
+        noise, score = draw(theta, jax.random.split(noise_key, num_pairs), progress)
+        readings, runs = advance_pairs(
+            unroll, theta, noise, runs, run_key, data, progress
+        )
         # A dead run tells nothing about a fresh ε: its pair starts anew.
-        over = jnp.any(truncation.diverged, axis=1)[:, None]
-        runs = truncation.runs
-        runs = runs._replace(step=jnp.where(over, runs.num_steps, runs.step))
-        return antithetic_gradient(truncation, noise, sigma), runs
+        dead = jnp.any(readings.diverged, axis=1)
+        return antithetic_gradient(readings, score), ended(runs, dead)
 
     return GradientEstimator(init, estimate)

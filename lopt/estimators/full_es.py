@@ -1,0 +1,49 @@
+"""Evolution strategies on whole runs."""
+
+import jax
+
+from lopt.base import GradientEstimator, Unroll
+from lopt.estimators.antithetic import antithetic_gradient
+from lopt.estimators.noise import Sigma, gaussian
+from lopt.estimators.runs import check_count
+from lopt.estimators.whole import numbered, particle_keys, whole_pairs
+
+
+def full_es(
+    unroll: Unroll,
+    *,
+    num_pairs: int = 16,
+    sigma: Sigma = 0.05,
+    sigma_end: Sigma | None = None,
+) -> GradientEstimator:
+    """Evolution strategies on whole runs: one ε a run, one call a run; unbiased.
+
+    Theta is updated once a run; memory does not grow with the run. All runs of a call
+    have one length. A diverged run is charged with the worst loss to its end.
+
+    Args:
+      unroll: what is estimated on.
+      num_pairs: N, antithetic pairs of runs.
+      sigma: standard deviation of ε, as in `lopt.estimators.noise`.
+      sigma_end: what it becomes at the end of meta-training; None: it stays.
+
+    References:
+      Salimans, Ho, Chen, Sidor, Sutskever, Evolution strategies as a scalable
+      alternative to reinforcement learning, 2017, arXiv 1703.03864.
+    """
+    check_count("num_pairs", num_pairs)
+    draw = gaussian(sigma, sigma_end)
+
+    def init(theta, key, data):
+        del theta, key, data
+        return numbered(num_pairs)
+
+    def estimate(theta, numbers, key, data, progress):
+        length_key, noise_key, run_key = jax.random.split(key, 3)
+        num_steps = unroll.draw_num_steps(length_key, progress)
+        noise, score = draw(theta, particle_keys(noise_key, numbers), progress)
+        keys = particle_keys(run_key, numbers)
+        readings = whole_pairs(unroll, theta, noise, keys, num_steps, data)
+        return antithetic_gradient(readings, score), numbers
+
+    return GradientEstimator(init, estimate)

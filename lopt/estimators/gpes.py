@@ -1,0 +1,71 @@
+"""Generalized persistent evolution strategies: PES, NRES and what lies between."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lopt.base import GradientEstimator, MetaParams, Unroll, UnrollState
+from lopt.estimators.antithetic import advance_pairs, antithetic_gradient
+from lopt.estimators.noise import Sigma, gaussian, nothing
+from lopt.estimators.runs import check_count, over, select, unstarted
+
+
+class GPESState(NamedTuple):
+    """Pairs of runs, what perturbs them now, and what has perturbed them so far."""
+
+    runs: UnrollState  # leaves [N, 2, ...]
+    noise: MetaParams  # leaves [N, ...], ε
+    credit: MetaParams  # leaves [N, ...], ξ: sum of the scores of every ε of the run
+
+
+def gpes(
+    unroll: Unroll,
+    *,
+    num_pairs: int = 16,
+    sigma: Sigma = 0.05,
+    sigma_end: Sigma | None = None,
+    period: int | None = 1,
+) -> GradientEstimator:
+    """A fresh ε every `period` truncations of a run, credited with all since its start.
+
+    Unbiased for the smoothed loss of the whole run. The longer the period, the lower the
+    variance: `pes` is its one end (1), `nres` the other (the whole run). Needs pairs
+    that are out of step with one another.
+
+    Args:
+      unroll: what is estimated on.
+      num_pairs: N, antithetic pairs of runs.
+      sigma: standard deviation of ε, as in `lopt.estimators.noise`.
+      sigma_end: what it becomes at the end of meta-training; None: it stays.
+      period: truncations that one ε serves; None: the whole run.
+
+    References:
+      Li, Harrison, Sohl-Dickstein, Smith, Metz, Variance-reduced gradient estimation via
+      noise-reuse in online evolution strategies, 2023, arXiv 2304.12180 (GPES_K).
+    """
+    check_count("num_pairs", num_pairs)
+    if period is not None:
+        check_count("period", period)
+    draw = gaussian(sigma, sigma_end)
+
+    def init(theta, key, data):
+        runs = unstarted(unroll, theta, key, data, num_pairs, 2)
+        return GPESState(runs, nothing(theta, num_pairs), nothing(theta, num_pairs))
+
+    def estimate(theta, state, key, data, progress):
+        noise_key, run_key = jax.random.split(key)
+        fresh, score = draw(theta, jax.random.split(noise_key, num_pairs), progress)
+        is_new = over(state.runs)[:, 0]
+        is_due = is_new
+        if period is not None:
+            is_due |= state.runs.step[:, 0] % (period * unroll.length) == 0
+        noise = select(is_due, fresh, state.noise)
+        added = select(is_due, jax.tree.map(jnp.add, state.credit, score), state.credit)
+        credit = select(is_new, score, added)
+        readings, runs = advance_pairs(
+            unroll, theta, noise, state.runs, run_key, data, progress
+        )
+        return antithetic_gradient(readings, credit), GPESState(runs, noise, credit)
+
+    return GradientEstimator(init, estimate)
