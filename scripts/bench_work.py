@@ -251,9 +251,7 @@ def measure(
         }
         for name in below:
             row[name] = round(rates[name])
-            row[f"ratio to {name.removesuffix(' (floor)')}"] = round(
-                rate / rates[name], 3
-            )
+            row[f"/ {name.removesuffix(' (floor)')}"] = round(rate / rates[name], 3)
         rows.append(row)
         print(*[row[key] for key in list(row)[:6]], file=sys.stderr, flush=True)
     return rows
