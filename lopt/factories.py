@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -103,6 +103,8 @@ def call(
 
 def file_of(factory: Factory) -> Path | None:
     """The file to blame for what a factory does; None for lopt's own."""
+    while isinstance(factory, partial):
+        factory = factory.func
     module = inspect.getmodule(factory)
     if module is None or module.__name__.partition(".")[0] == "lopt":
         return None

@@ -5,6 +5,7 @@ The signature of a factory is the only home of its options: names, types and def
 
 import collections.abc
 import inspect
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -87,9 +88,11 @@ def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
 def _as_hint(hint: Any, key: str, value: Any) -> Any:
     """`value` as a type of a signature; lists become tuples, which are hashable."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if type(None) in args:
-        inner = next(arg for arg in args if arg is not type(None))
-        return None if value is None else _as_hint(inner, key, value)
+    if origin in (typing.Union, types.UnionType):
+        kinds = [arg for arg in args if arg is not type(None)]
+        if len(kinds) > 1 or (value is None and kinds != list(args)):
+            return value  # of several kinds: its factory looks
+        return _as_hint(kinds[0], key, value)
     if origin in (collections.abc.Sequence, tuple):
         if not isinstance(value, list | tuple):
             raise BrokenRule(key, "be a list", value)

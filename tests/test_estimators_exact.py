@@ -12,12 +12,14 @@ from unrolls import (
     exact_gradient,
     fixed_start,
     learnable_sgd,
+    learnable_sgd_of_the_start,
     lucky_start,
     make_unroll,
 )
 
 from lopt.estimators.mixed import mixture
 from lopt.estimators.nes import utilities
+from lopt.estimators.noise import Gaussian
 
 
 def closed_form(rates, first: int, last: int):
@@ -122,6 +124,24 @@ def test_backpropagation_is_exact(rematerialize, key):
     assert np.min(sums / exact) < 0.7  # biased, here by a third and more
 
 
+@pytest.mark.parametrize("name", ["full_gradient", "forward_gradient"])
+def test_what_theta_does_at_the_start_of_a_run_counts(name, key):
+    """Rates that are read once, when a run starts: the gradient is the same."""
+    task, inner = make_unroll(4, lopt=learnable_sgd_of_the_start())
+    theta, exact = learnable_sgd().init(key), exact_gradient(4, key)
+    estimator = estimator_of(name, inner, num_runs=1)
+    results, states = calls(estimator, task, theta, key, 8)
+    grads = np.asarray(results.grad["log_rate"])
+    if name == "full_gradient":
+        np.testing.assert_allclose(grads, [exact] * 8, rtol=1e-5)
+        return
+    steps = np.asarray(states.runs.step[:, 0])
+    first = int(np.argmax(steps[1:] <= steps[:-1])) + 1
+    v = np.asarray(states.direction["log_rate"])[first, 0]
+    got = grads[first : first + 3].mean(axis=0)
+    np.testing.assert_allclose(got, np.dot(exact, v) * v, rtol=1e-4)
+
+
 def test_whole_runs_end_where_they_end(key):
     """Runs of 4, 8 and 12 steps side by side, as tasks of one group are."""
     task, inner = make_unroll(4, min_steps=4)
@@ -173,8 +193,11 @@ def test_diverged_runs_are_left_out_and_restart(name, key):
         lost = np.any(np.asarray(states.runs.params["w"]) > 1e20, axis=-1)
         assert np.all((states.runs.step >= states.runs.num_steps)[lost]) and lost.any()
     alone = estimator_of(name, make_unroll(4, lopt=learnable_sgd(1e30))[1], 2)
-    results, _ = calls(alone, task, learnable_sgd(1e30).init(key), key, 1)
+    results, states = calls(alone, task, learnable_sgd(1e30).init(key), key, 1)
     assert int(results.num_diverged[0]) == 4
+    if name != "full_gradient":
+        runs = getattr(states, "runs", states)
+        assert np.all(runs.step >= runs.num_steps) and np.any(runs.num_steps > 4)
     assert np.all(np.isfinite(results.grad["log_rate"]))
 
 
@@ -241,14 +264,13 @@ def test_the_mixture_weighs_by_inverse_variance():
 
 def test_sigma_moves_by_equal_factors(key):
     """Of one draw with one key at the start, half-way and at the end."""
-    from lopt.estimators.noise import gaussian
-
     theta = {"a": {"w": jnp.zeros(3), "b": jnp.zeros(2)}, "c": jnp.zeros(4)}
     start, end = {"a": 0.1, "a/b": 0.2, "default": 0.3}, 0.025
     keys = jax.random.split(key, 2)
-    unit = gaussian(1.0)(theta, keys, jnp.float32(0)).noise
+    unit = Gaussian(sigma=1.0).draw(theta, keys, jnp.float32(0)).noise
+    moving = Gaussian(sigma=start, sigma_end=end)
     for progress in (0.0, 0.5, 1.0):
-        noise, score = gaussian(start, end)(theta, keys, jnp.float32(progress))
+        noise, score = moving.draw(theta, keys, jnp.float32(progress))
         for path, first in [(("a", "w"), 0.1), (("a", "b"), 0.2), (("c",), 0.3)]:
             e, s, u = noise, score, unit
             for part in path:

@@ -37,6 +37,23 @@ def learnable_sgd(rate: float = 0.2) -> LearnedOptimizer:
     return LearnedOptimizer(init, opt_fn)
 
 
+def learnable_sgd_of_the_start() -> LearnedOptimizer:
+    """`learnable_sgd` with the rates that a run started with."""
+
+    def opt_fn(theta, *, specs=None, num_steps=None):
+        del specs, num_steps
+
+        def update(grads, rates, params=None, **extra):
+            del params, extra
+            return jax.tree.map(lambda g: -rates * g, grads), rates
+
+        return optax.GradientTransformationExtraArgs(
+            lambda params: jnp.exp(theta["log_rate"]), update
+        )
+
+    return LearnedOptimizer(learnable_sgd().init, opt_fn)
+
+
 def inert() -> LearnedOptimizer:
     """Gradient descent whose meta-parameter does nothing."""
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from lopt.base import GradientEstimator, Unroll
 from lopt.estimators.antithetic import advance_pairs, antithetic_gradient
-from lopt.estimators.noise import Sigma, gaussian
+from lopt.estimators.noise import Gaussian, Sigma
 from lopt.estimators.runs import check_count, ended, unstarted
 
 
@@ -32,14 +32,17 @@ def es(
       pathologies in the training of learned optimizers, 2019, arXiv 1810.10180.
     """
     check_count("num_pairs", num_pairs)
-    draw = gaussian(sigma, sigma_end)
+    gaussian = Gaussian(sigma=sigma, sigma_end=sigma_end)
 
     def init(theta, key, data):
+        gaussian.check(theta)
         return unstarted(unroll, theta, key, data, num_pairs, 2)
 
     def estimate(theta, runs, key, data, progress):
         noise_key, run_key = jax.random.split(key)
-        noise, score = draw(theta, jax.random.split(noise_key, num_pairs), progress)
+        noise, score = gaussian.draw(
+            theta, jax.random.split(noise_key, num_pairs), progress
+        )
         readings, runs = advance_pairs(
             unroll, theta, noise, runs, run_key, data, progress
         )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from lopt.base import Array, GradientEstimator, MetaParams, Unroll, UnrollState
 from lopt.estimators.backprop import clipped, mean_gradient, usable
-from lopt.estimators.noise import gaussian, nothing
+from lopt.estimators.noise import Gaussian, nothing
 from lopt.estimators.runs import check_count, ended, over, select, started, unstarted
 from lopt.estimators.tangents import inexact, rebuild
 
@@ -40,7 +40,7 @@ def forward_gradient(unroll: Unroll, *, num_runs: int = 32) -> GradientEstimator
       arXiv 2202.08587.
     """
     check_count("num_runs", num_runs)
-    draw = gaussian(1.0)
+    gaussian = Gaussian(sigma=1.0)
 
     def init(theta, key, data):
         runs = unstarted(unroll, theta, key, data, num_runs)
@@ -48,7 +48,9 @@ def forward_gradient(unroll: Unroll, *, num_runs: int = 32) -> GradientEstimator
 
     def estimate(theta, state, key, data, progress):
         direction_key, run_key = jax.random.split(key)
-        fresh, _ = draw(theta, jax.random.split(direction_key, num_runs), progress)
+        fresh, _ = gaussian.draw(
+            theta, jax.random.split(direction_key, num_runs), progress
+        )
         direction = select(over(state.runs), fresh, state.direction)
         keys = jax.random.split(run_key, (num_runs, 3))
 

@@ -4,7 +4,7 @@ import jax
 
 from lopt.base import GradientEstimator, Unroll
 from lopt.estimators.antithetic import antithetic_gradient
-from lopt.estimators.noise import Sigma, gaussian
+from lopt.estimators.noise import Gaussian, Sigma
 from lopt.estimators.runs import check_count
 from lopt.estimators.whole import numbered, particle_keys, whole_pairs
 
@@ -32,16 +32,17 @@ def full_es(
       alternative to reinforcement learning, 2017, arXiv 1703.03864.
     """
     check_count("num_pairs", num_pairs)
-    draw = gaussian(sigma, sigma_end)
+    gaussian = Gaussian(sigma=sigma, sigma_end=sigma_end)
 
     def init(theta, key, data):
-        del theta, key, data
+        del key, data
+        gaussian.check(theta)
         return numbered(num_pairs)
 
     def estimate(theta, numbers, key, data, progress):
         length_key, noise_key, run_key = jax.random.split(key, 3)
         num_steps = unroll.draw_num_steps(length_key, progress)
-        noise, score = draw(theta, particle_keys(noise_key, numbers), progress)
+        noise, score = gaussian.draw(theta, particle_keys(noise_key, numbers), progress)
         keys = particle_keys(run_key, numbers)
         readings = whole_pairs(unroll, theta, noise, keys, num_steps, data)
         return antithetic_gradient(readings, score), numbers

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from lopt.base import GradientEstimator, MetaParams, Unroll, UnrollState
 from lopt.estimators.antithetic import advance_pairs, antithetic_gradient
-from lopt.estimators.noise import Sigma, gaussian, nothing
+from lopt.estimators.noise import Gaussian, Sigma, nothing
 from lopt.estimators.runs import check_count, over, select, unstarted
 
 
@@ -47,15 +47,18 @@ def gpes(
     check_count("num_pairs", num_pairs)
     if period is not None:
         check_count("period", period)
-    draw = gaussian(sigma, sigma_end)
+    gaussian = Gaussian(sigma=sigma, sigma_end=sigma_end)
 
     def init(theta, key, data):
+        gaussian.check(theta)
         runs = unstarted(unroll, theta, key, data, num_pairs, 2)
         return GPESState(runs, nothing(theta, num_pairs), nothing(theta, num_pairs))
 
     def estimate(theta, state, key, data, progress):
         noise_key, run_key = jax.random.split(key)
-        fresh, score = draw(theta, jax.random.split(noise_key, num_pairs), progress)
+        fresh, score = gaussian.draw(
+            theta, jax.random.split(noise_key, num_pairs), progress
+        )
         is_new = over(state.runs)[:, 0]
         is_due = is_new
         if period is not None:

@@ -11,7 +11,7 @@ from lopt.estimators.backprop import (
     truncation_gradient,
     usable,
 )
-from lopt.estimators.noise import Sigma, gaussian
+from lopt.estimators.noise import Gaussian, Sigma
 from lopt.estimators.runs import check_count, ended, unstarted
 
 
@@ -47,14 +47,17 @@ def mixed(
     """
     check_count("num_pairs", num_pairs, least=2)
     check_clip_norm(clip_norm)
-    draw = gaussian(sigma, sigma_end)
+    gaussian = Gaussian(sigma=sigma, sigma_end=sigma_end)
 
     def init(theta, key, data):
+        gaussian.check(theta)
         return unstarted(unroll, theta, key, data, num_pairs, 2)
 
     def estimate(theta, runs, key, data, progress):
         noise_key, run_key = jax.random.split(key)
-        noise, score = draw(theta, jax.random.split(noise_key, num_pairs), progress)
+        noise, score = gaussian.draw(
+            theta, jax.random.split(noise_key, num_pairs), progress
+        )
         keys = jax.random.split(run_key, (num_pairs, 3))
 
         def member(weights, keys, run):

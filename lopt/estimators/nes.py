@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from lopt.base import Array, GradientEstimator, Unroll
 from lopt.config import BrokenRule
 from lopt.estimators.antithetic import weighted_credit
-from lopt.estimators.noise import Sigma, gaussian
+from lopt.estimators.noise import Gaussian, Sigma
 from lopt.estimators.whole import numbered, particle_keys, whole_pairs
 
 
@@ -42,16 +42,17 @@ def nes(
     """
     if population < 2 or population % 2:
         raise BrokenRule("population", "be an even number, at least 2", population)
-    draw = gaussian(sigma, sigma_end)
+    gaussian = Gaussian(sigma=sigma, sigma_end=sigma_end)
 
     def init(theta, key, data):
-        del theta, key, data
+        del key, data
+        gaussian.check(theta)
         return numbered(population // 2)
 
     def estimate(theta, numbers, key, data, progress):
         length_key, noise_key, run_key = jax.random.split(key, 3)
         num_steps = unroll.draw_num_steps(length_key, progress)
-        noise, score = draw(theta, particle_keys(noise_key, numbers), progress)
+        noise, score = gaussian.draw(theta, particle_keys(noise_key, numbers), progress)
         same = jnp.broadcast_to(run_key, numbers.shape)
         readings = whole_pairs(unroll, theta, noise, same, num_steps, data)
         shaped = utilities(readings.losses.reshape(-1)).reshape(-1, 2)

@@ -6,7 +6,8 @@ loss of a perturbed run is multiplied by; kept with its own σ, it stays right w
 changes later in the run.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -28,43 +29,54 @@ class Draw(NamedTuple):
     score: MetaParams  # ε/σ²
 
 
-DrawFn = Callable[[MetaParams, PRNGKey, Array], Draw]
+@dataclass(frozen=True, kw_only=True)
+class Gaussian:
+    """How theta is perturbed.
 
-
-def gaussian(sigma: Sigma, sigma_end: Sigma | None = None) -> DrawFn:
-    """`(theta, keys [N], progress) -> Draw`: a perturbation of theta for each key.
-
-    Args:
+    Attributes:
       sigma: standard deviation. A table maps path prefixes ("network/w0", or "network"
         for all of it) to numbers; the longest prefix that fits counts.
       sigma_end: where it moves to, by equal factors in equal parts of the outer steps,
         in either form; None: it stays.
 
     Raises:
-      BrokenRule: a σ that is not a positive number; by the draw, a prefix that no
-        meta-parameter has, or a meta-parameter without a σ.
+      BrokenRule: a σ that is not a positive number.
     """
-    _check(sigma, "sigma")
-    if sigma_end is not None:
-        _check(sigma_end, "sigma_end")
 
-    def draw(theta: MetaParams, keys: PRNGKey, progress: Array) -> Draw:
+    sigma: Sigma
+    sigma_end: Sigma | None = None
+
+    def __post_init__(self):
+        _check(self.sigma, "sigma")
+        if self.sigma_end is not None:
+            _check(self.sigma_end, "sigma_end")
+
+    def check(self, theta: MetaParams) -> None:
+        """Raises `BrokenRule` unless prefixes and meta-parameters fit each other."""
+        self._ends(theta)
+
+    def draw(self, theta: MetaParams, keys: PRNGKey, progress: Array) -> Draw:
+        """A perturbation of theta for each of the keys [N]; raises as `check`."""
         leaves, treedef = jax.tree.flatten(theta)
-        start = _for_leaves(theta, sigma, "sigma")
-        end = start if sigma_end is None else _for_leaves(theta, sigma_end, "sigma_end")
         # One draw for all leaves: each further one costs compile time.
         size = sum(leaf.size for leaf in leaves)
         flat = jax.vmap(lambda key: jax.random.normal(key, (size,)))(keys)
         noise, score, used = [], [], 0
-        for leaf, first, last in zip(leaves, start, end, strict=True):
-            deviation = first if first == last else first * (last / first) ** progress
+        for leaf, (first, last) in zip(leaves, self._ends(theta), strict=True):
+            sigma = first if first == last else first * (last / first) ** progress
             part = flat[:, used : used + leaf.size].reshape(-1, *leaf.shape)
-            noise.append((deviation * part).astype(leaf.dtype))
-            score.append((part / deviation).astype(leaf.dtype))
+            noise.append((sigma * part).astype(leaf.dtype))
+            score.append((part / sigma).astype(leaf.dtype))
             used += leaf.size
         return Draw(*(jax.tree.unflatten(treedef, x) for x in (noise, score)))
 
-    return draw
+    def _ends(self, theta: MetaParams) -> list[tuple[float, float]]:
+        """σ of each leaf of theta, first and last."""
+        first = _for_leaves(theta, self.sigma, "sigma")
+        if self.sigma_end is None:
+            return list(zip(first, first, strict=True))
+        last = _for_leaves(theta, self.sigma_end, "sigma_end")
+        return list(zip(first, last, strict=True))
 
 
 def nothing(theta: MetaParams, num: int) -> MetaParams:

@@ -2,10 +2,12 @@
 
 from functools import partial
 
+import jax
+
 from lopt import options
 from lopt.base import GradientEstimator, LearnedOptimizer
 from lopt.checkpoint import find_optimizer
-from lopt.config import RunConfig
+from lopt.config import BrokenRule, RunConfig
 from lopt.errors import ConfigError
 from lopt.estimators import ESTIMATORS
 from lopt.factories import find
@@ -60,4 +62,12 @@ def _estimator(
         raise ConfigError(str(error)) from error
     name = config.estimator.name
     factory = find("estimator", name, ESTIMATORS, group="lopt.estimators", trust=trust)
-    return options.build(factory, config.estimator.options, inner, where="estimator")
+    estimator = options.build(factory, config.estimator.options, inner, where="estimator")
+    # Some options are about theta: its shapes are enough to check them.
+    key = jax.random.key(0)
+    try:
+        theta = jax.eval_shape(lopt.init, key)
+        jax.eval_shape(estimator.init, theta, key, entry.task.data)
+    except BrokenRule as error:
+        raise error.within("estimator") from error
+    return estimator
