@@ -1,13 +1,13 @@
 """Learned optimizers from files and runs: `load`, and what is behind it.
 
 A learned optimizer with its weights comes from an exported file, by path or by the name
-of a released one, from a run's folder (its last snapshot), or from the folder of one
-snapshot. All four are a `Checkpoint`, and `load` makes any of them an optax optimizer.
+of a released one, from a run's folder (its selected weights, or its last), or from the
+folder of one snapshot. All four are a `Checkpoint`, and `load` makes any of them an
+optax optimizer.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,15 @@ import jax
 import numpy as np
 import optax
 
-from lopt import factories, options
+from lopt import factories, options, weights
 from lopt.base import LearnedOptimizer, MetaParams, Specs
-from lopt.config import RunConfig, TaskConfig, released
+from lopt.config import released
 from lopt.errors import CheckpointError, ConfigError
-from lopt.families import FAMILIES
-from lopt.files import fileformat, rundir, snapshots
+from lopt.files import fileformat
 from lopt.files.fileformat import Header
 from lopt.guard import guarded
 from lopt.optimizers import OPTIMIZERS
+from lopt.weights import Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,15 +80,29 @@ def load_theta(path_or_name: str | Path, *, trust: bool = False) -> MetaParams:
     return read(path_or_name, trust=trust).theta
 
 
-def read(path_or_name: str | Path, *, trust: bool = False) -> Checkpoint:
+def read(
+    path_or_name: str | Path, *, step: Step | None = None, trust: bool = False
+) -> Checkpoint:
     """A learned optimizer from a file, a run, a snapshot or a released name.
+
+    Args:
+      path_or_name: as in `load`.
+      step: of a run: which weights; the number of one that is kept, "best" or "last";
+        None: the best where there was a selection, else the last.
+      trust: as in `load`.
 
     Raises:
       CheckpointError: nothing there, or it is damaged, foreign or too new, or its
         tensors are not those of its optimizer.
+      ConfigError: a step of something else than a run.
     """
     path = locate(path_or_name)
-    tensors, header = _read_folder(path) if path.is_dir() else fileformat.read(path)
+    if path.is_dir():
+        tensors, header = weights.read_folder(path, step)
+    elif step is None:
+        tensors, header = fileformat.read(path)
+    else:
+        raise ConfigError(f"only a run has steps to choose from, got the file `{path}`")
     lopt = build_optimizer(header, path, trust=trust)
     theta = theta_from_tensors(tensors, lopt, path)
     return Checkpoint(path=path, lopt=lopt, theta=theta, header=header)
@@ -172,102 +186,3 @@ def _foreign(path: Path, what: str) -> CheckpointError:
         f"`{path}` does not fit the optimizer that it names: {what}",
         hint="it was made by another version of that optimizer: export it anew",
     )
-
-
-def _read_folder(folder: Path) -> tuple[dict[str, np.ndarray], Header]:
-    """Tensors and header of a run, or of one of its snapshots."""
-    parent = folder.absolute().parent
-    is_snapshot = parent.name == rundir.CHECKPOINTS and folder.name.isdecimal()
-    run = parent.parent if is_snapshot else folder
-    config = rundir.read_config(run)
-    saved = snapshots.steps(run / rundir.CHECKPOINTS)
-    if not saved:
-        raise CheckpointError(
-            f"run `{folder}` has no complete checkpoint yet",
-            hint="train further: `lopt meta-train … --resume`",
-        )
-    step = int(folder.name) if is_snapshot else saved[-1]
-    tensors = snapshots.read_theta(run / rundir.CHECKPOINTS / str(step))
-    return tensors, _header(run, config, step)
-
-
-def _header(run: Path, config: RunConfig, step: int) -> Header:
-    """The header of an exported file of a run's theta after `step` outer steps.
-
-    A Python file's options stay as given: reading its signature would run it.
-    """
-    name, given = config.optimizer.name, config.optimizer.options
-    known = name in OPTIMIZERS
-    return Header(
-        optimizer=name,
-        options=options.resolved(OPTIMIZERS[name], given) if known else given,
-        mup_base=_mup_base(config),
-        card=_card(run, config, step),
-    )
-
-
-def _card(run: Path, config: RunConfig, step: int) -> dict[str, Any]:
-    """How the weights were made."""
-    record = rundir.read_json(run / rundir.RECORD)
-    metrics = [line for line in rundir.read_metrics(run) if line["step"] <= step]
-    results = run / rundir.RESULTS
-    # An evaluation in the run's folder is of its last weights.
-    is_last = step == snapshots.steps(run / rundir.CHECKPOINTS)[-1]
-    is_evaluated = is_last and results.is_file()
-    compiling = sum(s.get("compile_seconds", 0.0) for s in record.get("sessions", []))
-    return {
-        "suite": config.suite,
-        "tasks": [_label(task) for task in config.tasks],
-        "outer_steps": step,
-        "seed": config.seed,
-        "versions": record.get("versions", {}),
-        "git_commit": record.get("git_commit"),
-        "started_from": record.get("started_from"),
-        "cost": {
-            "seconds": round(sum(line["seconds"] for line in metrics), 1),
-            "compile_seconds": round(compiling, 1),
-            "inner_steps": sum(line["inner_steps"] for line in metrics),
-        },
-        "date": datetime.now(UTC).date().isoformat(),
-        "evaluation": _evaluation(results) if is_evaluated else None,
-    }
-
-
-def _evaluation(results: Path) -> dict[str, Any]:
-    """What a card says of an evaluation: speed-ups, and how they were measured.
-
-    Raises:
-      CheckpointError: the file is not an evaluation.
-    """
-    content = rundir.read_json(results)
-    try:
-        return {
-            "speed_up": content["speed_up"],
-            "speed_up_over": content["speed_up_over"],
-            "tasks": {task["name"]: task["speed_up"] for task in content["tasks"]},
-            "settings": content["settings"],
-        }
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"`{results}` is not an evaluation: {error} is missing",
-            hint="evaluate anew, or move that file away",
-        ) from error
-
-
-_MUP_KEYS = ("form", "base_width")
-
-
-def _mup_base(config: RunConfig) -> dict[str, Any] | None:
-    """Form and base width of the tasks that have one, by label."""
-    bases = {}
-    for task in config.tasks:
-        if task.family in FAMILIES:
-            all_options = options.resolved(FAMILIES[task.family], task.options)
-            found = {k: all_options[k] for k in _MUP_KEYS if k in all_options}
-            bases |= {_label(task): found} if found else {}
-    return bases or None
-
-
-def _label(task: TaskConfig) -> str:
-    given = " ".join(f"{key}={value}" for key, value in task.options.items())
-    return task.name or f"{task.family or task.file} {given}".strip()

@@ -7,7 +7,7 @@ import collections.abc
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,11 @@ from lopt.errors import ConfigError
 
 
 def build(
-    factory: Callable[..., Any], options: Mapping[str, Any], *args: Any, where: str
+    factory: Callable[..., Any],
+    options: Mapping[str, Any],
+    *args: Any,
+    where: str,
+    other_keys: Iterable[str] = (),
 ) -> Any:
     """`factory(*args, **options)`, the options' types checked first.
 
@@ -27,6 +31,7 @@ def build(
       options: plain values, as TOML and JSON have them.
       args: what the factory takes beside its options.
       where: the dotted place of the options in the configuration, for messages.
+      other_keys: keys of that place that are not options, for the nearest match.
 
     Raises:
       ConfigError: an unknown option, or one that may not have that value.
@@ -34,7 +39,7 @@ def build(
     typed = typed_options(factory, options, where=where)
     bound = partial(factory, *args) if args else factory
     try:
-        return factories.call(bound, typed, where=where)
+        return factories.call(bound, typed, where=where, other_keys=other_keys)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"`{where}`: {error}") from error
 
@@ -65,11 +70,19 @@ def typed_options(
     Raises:
       BrokenRule: an option of another type.
     """
-    hints = typing.get_type_hints(factory)
+    hints = _hints(factory)
     return {
         name: _as_hint(hints.get(name), f"{where}.{name}", value)
         for name, value in options.items()
     }
+
+
+def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(factory)
+    except NameError:  # names inside aliases of optax that only its own modules know
+        parameters = inspect.signature(factory).parameters.values()
+        return {p.name: p.annotation for p in parameters}
 
 
 def _as_hint(hint: Any, key: str, value: Any) -> Any:

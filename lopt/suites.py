@@ -8,6 +8,7 @@ file is run only if it is trusted: `--trust`, or given on the command line by it
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,21 @@ def build_tasks(config: RunConfig, *, trust: bool = False) -> list[SuiteTask]:
       ConfigError: an unknown family or option, an untrusted or faulty file, a task that
         breaks its interface.
     """
+    return _build_all(config.tasks, config.suite, "tasks", trust=trust)
+
+
+def build_selection_tasks(config: RunConfig, *, trust: bool = False) -> list[SuiteTask]:
+    """The tasks of the selection suite, likewise; none where there is no such suite."""
+    return _build_all(config.selection.tasks, "", "selection.tasks", trust=trust)
+
+
+def _build_all(
+    entries: Sequence[TaskConfig], suite: str, where: str, *, trust: bool
+) -> list[SuiteTask]:
     tasks, names = [], set()
-    for i, entry in enumerate(config.tasks):
-        own = _is_the_suite(entry, config.suite)
-        task = _build(entry, f"tasks.{i}", trust=trust or own)
+    for i, entry in enumerate(entries):
+        own = _is_the_suite(entry, suite)
+        task = _build(entry, f"{where}.{i}", trust=trust or own)
         name = _free_name(entry.name or task.name, names)
         names.add(name)
         tasks.append(

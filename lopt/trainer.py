@@ -7,7 +7,7 @@ accelerators run them side by side.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,25 +23,34 @@ from lopt.base import (
     Array,
     Data,
     EstimatorState,
-    GradientEstimator,
     LearnedOptimizer,
     MetaGradient,
     MetaParams,
     PRNGKey,
-    Task,
 )
 from lopt.compiling import compile_lowered
-from lopt.suites import SuiteTask
+from lopt.groups import TaskGroup, over_tasks
+from lopt.outer import (
+    Selected,
+    TaskScales,
+    averaged,
+    normalized,
+    task_scales,
+    updated,
+)
 
 
 class TrainState(NamedTuple):
-    """Everything that resuming needs, bit for bit."""
+    """Everything that resuming needs, bit for bit; what a run does not use is ()."""
 
     theta: MetaParams
     outer_opt_state: optax.OptState
     estimator_states: tuple[EstimatorState, ...]  # one a group, leaves [tasks, N, ...]
     step: Array  # shape=[], int32: outer steps taken
     key: PRNGKey
+    average: MetaParams | tuple[()] = ()
+    task_scales: TaskScales | tuple[()] = ()
+    selected: Selected | tuple[()] = ()
 
 
 class Metrics(NamedTuple):
@@ -56,59 +65,6 @@ class Metrics(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TaskGroup:
-    """Tasks that share one compiled program.
-
-    Attributes:
-      task: stands for all of them; its own data are not used.
-      names: of the tasks.
-      data: leaves [tasks, ...].
-      weights: of the tasks in the meta-loss; over all groups they sum to one.
-      estimator: for one task.
-    """
-
-    task: Task
-    names: tuple[str, ...]
-    data: Data
-    weights: tuple[float, ...]
-    estimator: GradientEstimator
-
-
-def group_tasks(
-    tasks: Sequence[SuiteTask],
-    make_estimator: Callable[[SuiteTask], GradientEstimator],
-) -> tuple[TaskGroup, ...]:
-    """Tasks grouped by what their compiled program depends on."""
-    total = sum(entry.weight for entry in tasks)
-    members: dict[tuple, list[SuiteTask]] = {}
-    for entry in tasks:
-        members.setdefault(_program_key(entry), []).append(entry)
-    return tuple(
-        TaskGroup(
-            task=group[0].task,
-            names=tuple(entry.task.name for entry in group),
-            data=jax.tree.map(
-                lambda *xs: jnp.stack(xs), *[entry.task.data for entry in group]
-            ),
-            weights=tuple(entry.weight / total for entry in group),
-            estimator=make_estimator(group[0]),
-        )
-        for group in members.values()
-    )
-
-
-def _program_key(entry: SuiteTask) -> tuple:
-    task = entry.task
-    specs, specs_def = jax.tree.flatten(task.specs)
-    data, data_def = jax.tree.flatten(task.data)
-    shapes = tuple((x.shape, str(x.dtype)) for x in data)
-    functions = (task.init, task.batch, task.eval_batch, task.loss)
-    lengths = (entry.min_steps, entry.max_steps)
-    bound = task.loss_bound
-    return (functions, tuple(specs), specs_def, shapes, data_def, lengths, bound)
-
-
-@dataclass(frozen=True)
 class Trainer:
     """Meta-trains an optimizer on groups of tasks.
 
@@ -117,12 +73,16 @@ class Trainer:
       groups: on which tasks, with their estimators.
       outer_optimizer: of theta.
       outer_steps: how many there will be; schedules of the estimators span them.
+      average: decay of the moving average of theta; 0: none is kept.
+      normalize_tasks: whether the tasks' meta-gradients are brought to one scale.
     """
 
     lopt: LearnedOptimizer
     groups: tuple[TaskGroup, ...]
     outer_optimizer: optax.GradientTransformation
     outer_steps: int
+    average: float = 0.0
+    normalize_tasks: bool = False
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -148,12 +108,21 @@ class Trainer:
         start = jax.tree.map(jnp.asarray, start)
         keys = jax.random.split(estimator_key, max(len(self.groups), 1))
         states = tuple(
-            _over_tasks(group.estimator.init, group)(start, k, data)
+            over_tasks(group.estimator.init, group)(start, k, data)
             for group, k, data in zip(self.groups, keys, datas, strict=False)
         )
         outer_opt_state = self.outer_optimizer.init(start)
         step = jnp.zeros((), jnp.int32)
-        return TrainState(start, outer_opt_state, states, step, key)
+        state = TrainState(start, outer_opt_state, states, step, key)
+        if self.average:
+            state = state._replace(average=start)
+        if self.normalize_tasks:
+            state = state._replace(task_scales=task_scales(len(self.task_names)))
+        return state
+
+    def shapes(self) -> TrainState:
+        """A state's shapes and dtypes, without computing one."""
+        return jax.eval_shape(self._init, jax.random.key(0), None, self.datas)
 
     def step(
         self, state: TrainState, datas: tuple[Data, ...]
@@ -243,17 +212,15 @@ class Trainer:
         return rest._replace(estimator_states=particles)
 
     def _estimate(self, i: int, theta, states, key, data, step):
-        """The weighted mean meta-gradient of a group, task losses, and new particles."""
+        """The meta-gradients of a group, leaves [tasks, ...], and its new particles."""
         group, progress = self.groups[i], step / self.outer_steps
         key = jax.random.split(key, len(self.groups) + 1)[i]
-        estimate = _over_tasks(
+        estimate = over_tasks(
             lambda *args: group.estimator.estimate(*args, progress), group
         )
         result, states = estimate(theta, states, key, data)
-        weights = jnp.asarray(group.weights)
-        grad = jax.tree.map(lambda g: jnp.tensordot(weights, g, axes=1), result.grad)
         counts = jnp.sum(result.num_diverged), jnp.sum(result.num_steps)
-        return MetaGradient(grad, result.loss, *counts), states
+        return MetaGradient(result.grad, result.loss, *counts), states
 
     def _finish(self, state: TrainState, results, update):
         """Theta's update; the old particles are gone by now, the new ones untouched."""
@@ -263,43 +230,33 @@ class Trainer:
 
     def _update(self, state: TrainState, gradients):
         """A state without particles, one step on, and what the step reports."""
-        grad = jax.tree.map(lambda *g: sum(g), *[g.grad for g in gradients])
-        losses = jnp.concatenate([g.loss for g in gradients])
+        grads = jax.tree.map(lambda *g: jnp.concatenate(g), *[g.grad for g in gradients])
+        if isinstance(state.task_scales, TaskScales):
+            grads, scales = normalized(grads, state.task_scales)
+            state = state._replace(task_scales=scales)
         weights = jnp.asarray([w for group in self.groups for w in group.weights])
-        updates, opt_state = self.outer_optimizer.update(
-            grad, state.outer_opt_state, state.theta
+        grad = jax.tree.map(lambda g: jnp.tensordot(weights, g, axes=1), grads)
+        losses = jnp.concatenate([g.loss for g in gradients])
+        theta, opt_state, finite = updated(
+            self.outer_optimizer, grad, state.outer_opt_state, state.theta
         )
-        finite = jnp.all(
-            jnp.asarray([jnp.all(jnp.isfinite(u)) for u in jax.tree.leaves(updates)])
-        )
-        theta = optax.apply_updates(state.theta, updates)
-        theta, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
-            (theta, opt_state),
-            (state.theta, state.outer_opt_state),
-        )
+        num_steps = jnp.sum(jnp.stack([g.num_steps for g in gradients]))
         metrics = Metrics(
             loss=jnp.sum(weights * losses),
             task_losses=losses,
             grad_norm=optax.tree.norm(grad),
-            num_diverged=sum(g.num_diverged for g in gradients),
-            num_steps=sum(g.num_steps for g in gradients),
+            num_diverged=jnp.sum(jnp.stack([g.num_diverged for g in gradients])),
+            num_steps=num_steps,
             skipped=~finite,
         )
         key = jax.random.split(state.key, len(self.groups) + 1)[-1]
-        return TrainState(theta, opt_state, (), state.step + 1, key), metrics
-
-
-def _over_tasks(function, group: TaskGroup):
-    """`(theta, ..., key, data)` for one task -> for the stacked tasks of a group."""
-
-    def over(theta, *args):
-        *rest, key, data = args
-        keys = jax.random.split(key, len(group.names))
-        if len(group.names) == 1:  # without vmap a fifth less to trace and to compile
-            args = jax.tree.map(lambda x: x[0], (*rest, keys, data))
-            return jax.tree.map(lambda x: x[None], function(theta, *args))
-        axes = (None, *[0] * (len(rest) + 2))
-        return jax.vmap(function, in_axes=axes)(theta, *rest, keys, data)
-
-    return over
+        state = state._replace(
+            theta=theta, outer_opt_state=opt_state, step=state.step + 1, key=key
+        )
+        if state.average:
+            average = averaged(state.average, theta, state.step, self.average)
+            state = state._replace(average=average)
+        if isinstance(state.selected, Selected):
+            credit = state.selected.credit + num_steps.astype(jnp.float32)
+            state = state._replace(selected=state.selected._replace(credit=credit))
+        return state, metrics

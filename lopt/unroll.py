@@ -18,6 +18,7 @@ from lopt.base import (
     PRNGKey,
     Reading,
     Rematerialize,
+    Split,
     Task,
     Unroll,
     UnrollState,
@@ -62,7 +63,7 @@ def unroll(
     max_steps: int = 1000,
     run_length: RunLength = "log-uniform",
     meta_loss: MetaLoss = "mean",
-    meta_split: Literal["meta", "train"] = "meta",
+    meta_split: Split = "meta",
     meta_every: int = 5,
     meta_transform: Literal["log", "raw", "clipped"] = "log",
 ) -> Unroll:
@@ -79,8 +80,8 @@ def unroll(
         longest, by the same factor in equal parts of the outer steps.
       meta_loss: of a run, from its readings: their mean, the last one, the lowest one,
         or their mean with weights "rising" as 0.25 + 3 (t/T)³.
-      meta_split: where the loss is read: "meta", the whole of that split, or "train",
-        the minibatches that the steps are taken on.
+      meta_split: where the loss is read: "meta", the whole of that split (selection:
+        of "valid"), or "train", the minibatches that the steps are taken on.
       meta_every: inner steps between readings on the whole split; divides K.
       meta_transform: of a reading: "raw", as it is; "clipped", at most the task's
         `loss_bound`; or "log", the logarithm of that.

@@ -160,13 +160,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--serve-on", type=int, help=argparse.SUPPRESS)
     add("--first-call", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    quick = options.quick
-    options.particles = options.particles or (
-        (16, 256) if quick else (16, 128, 1024, 4096)
-    )
-    options.widths = options.widths or ((32, 128) if quick else (32, 128, 512, 1024))
-    options.turns = options.turns or (3 if quick else 5)
-    options.seconds = options.seconds or (0.2 if quick else 0.3)
+    defaults = {  # in full, and quickly
+        "particles": ((16, 256, 4096), (16, 256)),
+        "widths": ((32, 256, 1024), (32, 256)),
+        "turns": (5, 3),
+        "seconds": (0.3, 0.2),
+    }
+    for name, choices in defaults.items():
+        if getattr(options, name) is None:
+            setattr(options, name, choices[options.quick])
     return options
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 Rows = list[dict]
 RATE = "inner steps/s"
 FLOOR = " (floor)"
-WIDTH = 132
+WIDTH = 140
 
 
 def show(part: str, rows: Rows) -> None:

@@ -10,6 +10,7 @@ import inspect
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,12 +25,13 @@ from jax.sharding import PartitionSpec as P
 
 from lopt.estimators import ESTIMATORS
 from lopt.families.mlp import mlp
+from lopt.groups import group_tasks
 from lopt.optimizers import OPTIMIZERS
 from lopt.suites import SuiteTask
-from lopt.trainer import Trainer, TrainState, group_tasks
+from lopt.trainer import Trainer, TrainState
 from lopt.unroll import inner_step, unroll
 
-PATIENCE = 8
+PATIENCE = 4
 """How much longer than its `turns` times `seconds` a contestant may take."""
 
 
@@ -249,10 +251,9 @@ def measure(
         }
         for name in below:
             row[name] = round(rates[name])
-            row[f"ratio to {name.removesuffix(' (floor)')}"] = round(
-                rate / rates[name], 3
-            )
+            row[f"/ {name.removesuffix(' (floor)')}"] = round(rate / rates[name], 3)
         rows.append(row)
+        print(*[row[key] for key in list(row)[:6]], file=sys.stderr, flush=True)
     return rows
 
 

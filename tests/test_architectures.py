@@ -179,7 +179,8 @@ def test_network_equals_its_plain_formula_in_every_order_of_evaluation(
 ):
     """Small and large tensors, narrow and wide networks take different ways."""
     monkeypatch.setattr(network, "_WIDE_PACK", pack_size)
-    monkeypatch.setattr(network, "_SLICE", slice_size)
+    monkeypatch.setattr(network, "_CACHED_SLICE", slice_size)
+    monkeypatch.setattr(network, "_LARGE_SLICE", slice_size)
     key = jax.random.key(0)
     num_channels = 3 + 2 + 2
     sizes = (num_channels + 11, *hidden_sizes, 2)

@@ -136,9 +136,9 @@ def test_rates_are_compared_with_the_best_of_the_same_optimizer(script):
     report = script("bench_report")
     other = {
         "parts": {
-            "rates": [{"optimizer": "mlp", report.RATE: 100}],
+            "rates": [{"optimizer": "mlp", report.RATE: 400}],
             "particles": [
-                {"optimizer": "mlp", report.RATE: 400},
+                {"optimizer": "mlp", report.RATE: 100},
                 {"optimizer": "layerwise", report.RATE: 1000},
             ],
             "cores": [{"optimizer": "mlp", "2 cores": 9999}],

@@ -171,6 +171,17 @@ def test_version(tmp_path):
         ),
         ("export x --ouut y", "no such option: --ouut", "did you mean `--out`?"),
         ("export x -o y --froce", "no such option: --froce", "did you mean `--force`?"),
+        (
+            "export x -o y --step lsat",
+            "`--step` must be a step's number, `best` or `last`, got 'lsat'",
+            "did you mean `last`?",
+        ),
+        ("export x -o y --stpe 3", "no such option: --stpe", "did you mean `--step`?"),
+        (
+            "meta-train digits --set selection.suite=digits-selektion",
+            "`selection.suite`: unknown suite `digits-selektion`",
+            "did you mean `digits-selection`?",
+        ),
         ("import x --sa y", "no such option: --sa", "did you mean `--as`?"),
         ("import x --as mlp --ot y", "no such option: --ot", "did you mean `--out`?"),
         ("import x --as mlp --st y", "no such option: --st", "did you mean `--set`?"),

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -21,7 +22,7 @@ from lopt.config import load_suite
 from lopt.errors import CheckpointError, ConfigError
 from lopt.files import fileformat, rundir, snapshots
 from lopt.run import Interrupted, build, meta_train
-from lopt.run.build import outer_optimizer
+from lopt.run.outer_optimizer import outer_optimizer
 
 TOY = Path(__file__).parent / "toy" / "toy.toml"
 TIMINGS = ("seconds", "inner_steps_per_second")
@@ -37,7 +38,7 @@ class Recorder:
     """A `Progress` that remembers, and may do something after a step."""
 
     def __init__(self, after_step=lambda step: None):
-        self.notes, self.programs, self.steps = [], [], []
+        self.notes, self.programs, self.steps, self.selections = [], [], [], []
         self.after_step = after_step
 
     def note(self, text):
@@ -49,6 +50,9 @@ class Recorder:
     def stepped(self, metrics, outer_steps):
         self.steps.append((metrics["step"], outer_steps))
         self.after_step(metrics["step"])
+
+    def selected(self, selection):
+        self.selections.append(selection)
 
 
 def toy_run(out, **options):
@@ -69,6 +73,26 @@ def compiled(tmp_path_factory):
     compilation_cache.reset_cache()
 
 
+OUTER = (
+    f"selection.suite={TOY.parent / 'selection.toml'}",
+    "selection.share=1.0",
+    "selection.seeds=2",
+    "outer_optimizer.average=0.7",
+    "outer_optimizer.normalize_tasks=true",
+)
+
+
+def outer_run(out, **options):
+    """With selection, average and normalized tasks."""
+    return toy_run(out, overrides=OUTER, **options)
+
+
+@pytest.fixture(scope="module")
+def selecting(tmp_path_factory):
+    """An uninterrupted run of that kind; not to be changed."""
+    return outer_run(tmp_path_factory.mktemp("selecting") / "run")
+
+
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     """An uninterrupted run; not to be changed."""
@@ -77,7 +101,7 @@ def straight(tmp_path_factory):
 
 
 def untimed(folder):
-    lines = rundir.read_metrics(folder)
+    lines = rundir.read_metrics(folder) + rundir.read_selection(folder)
     return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
 
 
@@ -161,6 +185,85 @@ def test_a_signal_saves_and_resume_continues_bitwise(straight, tmp_path, signum)
     assert [s["from_step"] for s in sessions] == [0, step]
 
 
+def test_selections_are_in_the_run(selecting):
+    lines = rundir.read_selection(selecting.folder)
+    assert lines == list(selecting.selection)
+    assert [line["step"] for line in lines] == [3, 6, STEPS]
+    assert {*lines[0]["scores"]} == {"raw", "average"}
+    scores = {(s, line["step"]): x for line in lines for s, x in line["scores"].items()}
+    weights, step = min(scores, key=scores.__getitem__)
+    assert lines[-1]["selected"] == {
+        "step": step,
+        "weights": weights,
+        "score": scores[weights, step],
+    }
+    spent = sum(line["inner_steps"] for line in lines)
+    assert spent <= sum(line["inner_steps"] for line in selecting.metrics)
+    session = rundir.read_json(selecting.folder / rundir.RECORD)["sessions"][0]
+    assert session["selection_compile_seconds"] <= session["compile_seconds"]
+    saved = saved_arrays(selecting.folder, STEPS)
+    assert {"average/log/rate", "task_scales/number", "selected/theta/log/rate"} <= {
+        *saved
+    }
+
+
+def test_selection_does_not_change_theta(selecting, tmp_path):
+    plain = [x for x in OUTER if not x.startswith("selection.")]
+    toy_run(tmp_path / "run", overrides=plain)
+    one = saved_arrays(tmp_path / "run", STEPS)
+    two = saved_arrays(selecting.folder, STEPS)
+    assert {*two} - {*one} == {name for name in two if name.startswith("selected/")}
+    for name in one:
+        assert one[name].tobytes() == two[name].tobytes(), name
+
+
+def test_in_memory_the_same_is_selected(selecting):
+    run = meta_train(TOY, trust=True, overrides=OUTER)
+    scores = [line["scores"] for line in selecting.selection]
+    assert [line["scores"] for line in run.selection] == scores
+    np.testing.assert_array_equal(
+        run.theta["log"]["rate"], selecting.theta["log"]["rate"]
+    )
+
+
+def test_a_share_that_allows_no_selection_is_told(tmp_path):
+    recorder, small = Recorder(), [*OUTER, "selection.share=0.01"]
+    run = toy_run(tmp_path / "run", overrides=small, progress=recorder)
+    assert recorder.selections == [] and run.selection == ()
+    assert "more than `selection.share` = 0.01" in recorder.notes[0]
+    np.testing.assert_array_equal(  # the average, for want of anything selected
+        run.theta["log"]["rate"], saved_arrays(run.folder, STEPS)["average/log/rate"]
+    )
+    loaded = load_theta(run.folder, trust=True)
+    np.testing.assert_array_equal(run.theta["log"]["rate"], loaded["log"]["rate"])
+
+
+@pytest.mark.parametrize("at", [4, 6])
+def test_a_signal_in_a_run_that_selects_changes_no_bits(selecting, tmp_path, at):
+    """Between checkpoints, where a snapshot but no selection is due, and at one."""
+    folder = tmp_path / "run"
+    kill = Recorder(lambda step: step == at and os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted):
+        outer_run(folder, progress=kill)
+    assert snapshots.steps(folder / rundir.CHECKPOINTS)[-1] == (5 if at == 4 else 6)
+    outer_run(folder, resume=True)
+    assert_same_run(folder, selecting.folder)
+
+
+def test_killed_between_a_selection_and_its_snapshot_it_resumes_bitwise(
+    selecting, tmp_path, compiled
+):
+    """SIGKILL, when selection.jsonl has a line that no snapshot knows of."""
+    folder = tmp_path / "run"
+    process = start(folder, compiled, *OUTER, program=KILLED)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL, said
+    assert [line["step"] for line in rundir.read_selection(folder)] == [3, 6]
+    assert snapshots.steps(folder / rundir.CHECKPOINTS) == [3]
+    outer_run(folder, resume=True)
+    assert_same_run(folder, selecting.folder)
+
+
 def test_runs_outside_the_main_thread(tmp_path):
     """Where Python allows no signal handlers."""
     runs = []
@@ -210,8 +313,20 @@ except LoptError as error:
 """
 
 
-def start(folder, compiled, *overrides):
-    command = [sys.executable, "-c", PROCESS, str(TOY), str(folder), *overrides]
+KILLED = """
+import os, signal, sys
+from lopt.run import loop, meta_train
+class Killer(loop.Silent):
+    def selected(self, selection):
+        if selection["step"] == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+meta_train(sys.argv[1], out=sys.argv[2], overrides=sys.argv[3:], trust=True,
+           progress=Killer())
+"""
+
+
+def start(folder, compiled, *overrides, program=PROCESS):
+    command = [sys.executable, "-c", program, str(TOY), str(folder), *overrides]
     settings = {
         **CACHE,
         "jax_compilation_cache_dir": compiled,
@@ -343,6 +458,13 @@ def test_python_files_of_a_suite_need_trust(tmp_path):
         ("estimator.name=nrse", "nrse"),
         ("estimator.num_pears=2", "num_pears"),
         ("outer_optimizer.name=adamm", "adamm"),
+        ("outer_optimizer.name=lbfgs", "cannot train theta"),
+        ("outer_optimizer.name=contrib.moun", "moun"),
+        ("outer_optimizer.learning_rat=1", "learning_rat"),
+        ("outer_optimizer.b1=high", "cannot train theta"),
+        ("outer_optimizer.schedule=exponential", "decay_rate` must be given"),
+        ("outer_optimizer.schedule_options.alhpa=1", "alhpa"),
+        ("outer_optimizer.nesterov=3", "nesterov"),
     ],
 )
 def test_factory_options_are_checked_before_anything_happens(tmp_path, override, match):
@@ -461,6 +583,40 @@ def test_outer_optimizer_is_the_one_asked_for():
         rates.append(float(updates["a"]))
     cosine = [0.25 * (1 + np.cos(np.pi * t / 8)) for t in range(9)]
     np.testing.assert_allclose(rates, [0.0, 0.25, *cosine], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], optax.adam(0.5)),
+        (["name=adamw", "weight_decay=0.1"], optax.adamw(0.5, weight_decay=0.1)),
+        (["name=sgd", "momentum=0.9", "nesterov=true"], optax.sgd(0.5, 0.9, True)),
+        (["name=contrib.muon"], optax.contrib.muon(0.5)),
+        (
+            ["schedule=linear"],
+            optax.adam(optax.linear_schedule(0.5, 0.0, 5)),
+        ),
+        (
+            ["schedule=exponential", "schedule_options.decay_rate=0.1"],
+            optax.adam(optax.exponential_decay(0.5, 5, 0.1)),
+        ),
+        (
+            ["schedule=cosine", "schedule_options.alpha=0.2"],
+            optax.adam(optax.cosine_decay_schedule(0.5, 5, 0.2)),
+        ),
+    ],
+)
+def test_any_optimizer_of_optax_with_its_options(given, expected):
+    plain = ["learning_rate=0.5", "clip_norm=0.0", "schedule=constant", *given]
+    config = load_suite(TOY, [f"outer_optimizer.{x}" for x in plain])
+    got = outer_optimizer(config.outer_optimizer, 5)
+    theta = {"w": np.ones((2, 2), np.float32), "b": np.ones(2, np.float32)}
+    ours, theirs = got.init(theta), expected.init(theta)
+    for _ in range(3):
+        one, ours = got.update(theta, ours, theta)
+        two, theirs = expected.update(theta, theirs, theta)
+        for name in theta:
+            np.testing.assert_array_equal(one[name], two[name])
 
 
 def test_build_groups_tasks():

@@ -61,6 +61,7 @@ class TrainingBar(Bar):
         super().__init__()
         self._started: float | None = None
         self._inner_steps = 0
+        self._best, self._is_last = "", False
 
     def compiled(self, done: int, total: int) -> None:
         """`done` of `total` programs are compiled."""
@@ -73,7 +74,18 @@ class TrainingBar(Bar):
         text += "not finite" if loss is None else f"{loss:.4f}"
         if speed := self._speed(metrics["inner_steps"]):
             text += f", {speed:,.0f} inner steps/s"
+        text += self._best
+        self._is_last = step == outer_steps
         self.update(text, step / outer_steps, say=step == outer_steps)
+
+    def selected(self, selection: dict[str, Any]) -> None:
+        """A selection is finished; `selection` is its line of selection.jsonl."""
+        best = selection["selected"]
+        kind = "average at step" if best["weights"] == "average" else "step"
+        what = f"{kind} {best['step']}, score {best['score']:.4f}"
+        self._best = f", best: {what}"
+        if self._is_last:
+            self.note(f"selected {what}")
 
     def _speed(self, inner_steps: int) -> float | None:
         """Inner steps per second since the first outer step, None at that one."""

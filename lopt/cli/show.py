@@ -64,6 +64,7 @@ def show_suite(suite: str, json: bool) -> None:
     tasks = plain.pop("tasks")
     console.data(f"{suite}: {plain.pop('description') or 'a suite'}")
     _tasks(tasks)
+    _selection_tasks(plain)
     console.table(("key", "value"), _dotted({k: plain[k] for k in plain if plain[k]}))
 
 
@@ -130,8 +131,11 @@ def show_run(folder: Path, json: bool) -> None:
     config = rundir.read_config(folder)
     metrics = rundir.read_metrics(folder)
     last = metrics[-1] if metrics else None
+    selection = rundir.read_selection(folder)
+    selected = selection[-1]["selected"] if selection else None
     if json:
         content = {"config": to_dict(config), "last": last}
+        content |= {"selection": selection, "selected": selected}
         record = folder / rundir.RECORD
         content["record"] = rundir.read_json(record) if record.is_file() else None
         console.json(content)
@@ -140,9 +144,33 @@ def show_run(folder: Path, json: bool) -> None:
     console.data(f"{folder}: {step} of {config.outer_steps} meta-training steps")
     if last:
         console.table(("last step", "value"), _dotted(last))
+    if selected:
+        _selection(selection, selected)
     plain = to_dict(config)
     _tasks(plain.pop("tasks"))
+    _selection_tasks(plain)
     console.table(("key", "value"), _dotted(plain))
+
+
+def _selection(lines: list[dict[str, Any]], selected: dict[str, Any]) -> None:
+    """Every candidate's score; the lowest is selected."""
+    names = list(lines[0]["scores"])
+    rows = []
+    for line in lines:
+        is_best = line["step"] == selected["step"]
+        mark = f"selected: {selected['weights']}" if is_best else ""
+        scores = [f"{line['scores'][name]:.4f}" for name in names]
+        rows.append((line["step"], *scores, mark))
+    columns = ["selection at step", *(f"score of {name}" for name in names), ""]
+    console.table(columns, rows)
+
+
+def _selection_tasks(plain: dict[str, Any]) -> None:
+    """The tasks of the selection suite, taken out of a plain configuration."""
+    tasks = plain["selection"].pop("tasks")
+    if tasks:
+        console.data("selection:")
+        _tasks(tasks)
 
 
 def _tasks(tasks: list[dict[str, Any]]) -> None:

@@ -15,6 +15,7 @@ from lopt.config.rules import BrokenRule as BrokenRule
 from lopt.config.schema import ComponentConfig as ComponentConfig
 from lopt.config.schema import OuterOptimizerConfig as OuterOptimizerConfig
 from lopt.config.schema import RunConfig as RunConfig
+from lopt.config.schema import SelectionConfig as SelectionConfig
 from lopt.config.schema import TaskConfig as TaskConfig
 from lopt.config.schema import UnrollConfig as UnrollConfig
 from lopt.config.suite import check_trust as check_trust

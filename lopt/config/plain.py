@@ -13,6 +13,7 @@ from lopt.config.schema import (
     ComponentConfig,
     OuterOptimizerConfig,
     RunConfig,
+    SelectionConfig,
     TaskConfig,
     UnrollConfig,
 )
@@ -50,14 +51,22 @@ def from_dict(mapping: Mapping[str, Any]) -> RunConfig:
     ):
         if key in table:
             table[key] = _build(cls, _table(key, table[key]), key, defaults)
-    tasks = table.get("tasks", [])
+    if "selection" in table:
+        selection = dict(_table("selection", table["selection"]))
+        if "tasks" in selection:
+            selection["tasks"] = _tasks(selection["tasks"], "selection.tasks")
+        table["selection"] = _build(SelectionConfig, selection, "selection", {})
+    table["tasks"] = _tasks(table.get("tasks", []), "tasks")
+    return _build(RunConfig, table, "", {})
+
+
+def _tasks(tasks: Any, where: str) -> list[TaskConfig]:
     if not isinstance(tasks, list | tuple):
-        raise BrokenRule("tasks", "be a list of tables `[[tasks]]`", tasks)
-    table["tasks"] = [
-        _build(TaskConfig, _table(f"tasks.{i}", task), f"tasks.{i}", {})
+        raise BrokenRule(where, f"be a list of tables `[[{where}]]`", tasks)
+    return [
+        _build(TaskConfig, _table(f"{where}.{i}", task), f"{where}.{i}", {})
         for i, task in enumerate(tasks)
     ]
-    return _build(RunConfig, table, "", {})
 
 
 def _table(key: str, value: Any) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """The configuration's dataclasses: names, types, defaults and rules, each said once."""
 
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, Literal
 
 from lopt.config.rules import BrokenRule, check_types, require
@@ -62,18 +63,31 @@ class OuterOptimizerConfig:
     """The optimizer that trains theta.
 
     Attributes:
-      name: an optax optimizer that takes `learning_rate`.
+      name: an optimizer of optax that takes `learning_rate`; one of `optax.contrib` as
+        `contrib.NAME`.
       learning_rate: its peak.
-      schedule: cosine decay to zero over the outer steps, or none.
+      schedule: of the learning rate after the warmup, over the rest of the outer steps.
+      schedule_options: further arguments of optax's schedule, such as `alpha`.
       warmup_steps: outer steps of linear warmup from zero.
       clip_norm: largest global norm of the meta-gradient; 0: no clipping.
+      average: decay of a moving average of theta, kept beside it; 0: none.
+      normalize_tasks: whether the tasks' meta-gradients are brought to one scale before
+        they are averaged, so that the largest does not rule.
+      options: further arguments of the optimizer, such as `b1` or `weight_decay`.
     """
 
     name: str = "adam"
     learning_rate: float = 3e-3
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal[
+        "cosine", "constant", "linear", "polynomial", "exponential",
+        "cosine_onecycle", "linear_onecycle",
+    ] = "cosine"  # fmt: skip
+    schedule_options: Options = field(default_factory=dict)
     warmup_steps: int = 0
     clip_norm: float = 1.0
+    average: float = 0.0
+    normalize_tasks: bool = False
+    options: Options = field(default_factory=dict)
 
     def __post_init__(self):
         check_types(self)
@@ -81,6 +95,8 @@ class OuterOptimizerConfig:
         require(self, "learning_rate", self.learning_rate > 0, "be positive")
         require(self, "warmup_steps", self.warmup_steps >= 0, "not be negative")
         require(self, "clip_norm", self.clip_norm >= 0, "not be negative")
+        rule = "be at least 0 and less than 1"
+        require(self, "average", 0 <= self.average < 1, rule)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +137,35 @@ class TaskConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SelectionConfig:
+    """On which tasks the best theta of a run is selected; lopt.run.selection does it.
+
+    Attributes:
+      suite: its name or path, neither the training nor a held-out one; "": no selection.
+      seeds: runs of each of its tasks in one selection.
+      share: inner steps of all selections, at most, relative to those of training.
+      tasks: the suite's; lopt fills them in.
+    """
+
+    suite: str = ""
+    seeds: int = 8
+    share: float = 0.05
+    tasks: tuple[TaskConfig, ...] = ()
+
+    def __post_init__(self):
+        check_types(self)
+        require(self, "seeds", self.seeds >= 1, "be at least 1")
+        require(self, "share", 0 < self.share <= 1, "be positive and at most 1")
+        if self.suite and not self.tasks:
+            raise BrokenRule("suite", "name a suite that has tasks", self.suite)
+        is_held_out = PurePath(self.suite).stem.endswith("heldout")
+        rule = "not be a suite that is held out"
+        hint = "select on a suite of its own: nothing may be chosen by held-out results"
+        if is_held_out:
+            raise BrokenRule("suite", rule, self.suite, hint=hint)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that a meta-training run is told, resolved.
 
@@ -135,6 +180,7 @@ class RunConfig:
       estimator: the meta-gradient's estimator.
       unroll: truncation and meta-loss.
       outer_optimizer: what trains theta.
+      selection: what the best theta is selected on.
       tasks: what it is trained on; at least one.
     """
 
@@ -151,7 +197,8 @@ class RunConfig:
         default_factory=lambda: ComponentConfig(name="nres")
     )
     unroll: UnrollConfig = UnrollConfig()
-    outer_optimizer: OuterOptimizerConfig = OuterOptimizerConfig()
+    outer_optimizer: OuterOptimizerConfig = field(default_factory=OuterOptimizerConfig)
+    selection: SelectionConfig = SelectionConfig()
     tasks: tuple[TaskConfig, ...]
 
     def __post_init__(self):
@@ -160,6 +207,7 @@ class RunConfig:
         for key in ("outer_steps", "checkpoint_every", "keep_checkpoints"):
             require(self, key, getattr(self, key) >= 1, "be at least 1")
         _check_tasks(self)
+        _check_selection(self)
         warmup_steps = self.outer_optimizer.warmup_steps
         if warmup_steps >= self.outer_steps:
             rule = f"be less than `outer_steps` = {self.outer_steps}"
@@ -180,3 +228,15 @@ def _check_tasks(config: RunConfig) -> None:
         if task.name in names:
             raise BrokenRule(f"tasks.{i}.name", "be given to one task only", task.name)
         names |= {task.name} - {None}
+
+
+def _check_selection(config: RunConfig) -> None:
+    selection = config.selection
+    if selection.suite and selection.suite == config.suite:
+        rule = "be another suite than the one that is trained on"
+        raise BrokenRule("selection.suite", rule, selection.suite)
+    names = {task.name for task in config.tasks} - {None}
+    for i, task in enumerate(selection.tasks):
+        if task.name in names:
+            rule = "not be the name of a training task"
+            raise BrokenRule(f"selection.tasks.{i}.name", rule, task.name)

@@ -15,7 +15,7 @@ from typing import Any
 from lopt.config.plain import from_dict
 from lopt.config.released import released
 from lopt.config.rules import BrokenRule
-from lopt.config.schema import RunConfig
+from lopt.config.schema import RunConfig, SelectionConfig
 from lopt.errors import ConfigError, unknown_name
 
 _PYTHON_FILE = re.compile(r"(?P<file>.+\.py)(?P<factory>:\w+)?")
@@ -40,6 +40,7 @@ def load_suite(suite: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     for override in overrides:
         _apply(table, override)
     _resolve(table, Path())
+    _add_selection(table)
     if "suite" in table:
         known = {f.name for f in dataclasses.fields(RunConfig)} - {"suite"}
         raise unknown_name("key", "suite", known, hint="lopt sets it by itself")
@@ -65,7 +66,7 @@ def parse_overrides(overrides: Sequence[str], *, example: str) -> dict[str, Any]
 def python_files(config: RunConfig) -> tuple[str, ...]:
     """The Python files that a run of this configuration would execute."""
     named = [config.optimizer.name, config.estimator.name]
-    for task in config.tasks:
+    for task in (*config.tasks, *config.selection.tasks):
         named += [task.file, task.family]
     matches = [_PYTHON_FILE.fullmatch(name) for name in named if name]
     return tuple(dict.fromkeys(m["file"] for m in matches if m))
@@ -86,19 +87,31 @@ def check_trust(suite: str | Path, config: RunConfig, *, trust: bool = False) ->
       ConfigError: the suite names a Python file and is not trusted.
     """
     files = python_files(config)
-    path = _find(str(suite))
-    if trust or not files or path.suffix == ".py":
-        return trust or bool(files)
-    table = _read(path)
-    _resolve(table, path.parent)
-    for _, part, key in _names(table):
-        match = _PYTHON_FILE.fullmatch(part[key])
+    if trust or not files:
+        return trust
+    for name in _named_by_files(suite, config):
+        match = _PYTHON_FILE.fullmatch(name)
         if match and match["file"] in files:
             raise ConfigError(
                 f"suite `{suite}` would run the Python file `{match['file']}`",
                 hint="read that file; if you trust it, pass `--trust`",
             )
     return True
+
+
+def _named_by_files(suite: str | Path, config: RunConfig) -> list[str]:
+    """What suite files name, which may be Python files, and the user did not give."""
+    path, named, selection = _find(str(suite)), [], ""
+    if path.suffix != ".py":
+        table = _read(path)
+        _resolve(table, path.parent)
+        named = [part[key] for _, part, key in _names(table)]
+        part = table.get("selection")
+        selection = part.get("suite") if isinstance(part, dict) else ""
+    by_hand = config.selection.suite != selection
+    if not (by_hand and Path(config.selection.suite).suffix == ".py"):
+        named += [task.file or task.family or "" for task in config.selection.tasks]
+    return named
 
 
 def _find(name: str) -> Path:
@@ -127,7 +140,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _resolve(table: dict[str, Any], folder: Path) -> None:
-    """Makes the Python files that a suite's table names absolute, in place."""
+    """Makes the files that a suite's table names absolute, in place."""
     for where, part, key in _names(table):
         match = _PYTHON_FILE.fullmatch(part[key])
         if match:
@@ -135,6 +148,33 @@ def _resolve(table: dict[str, Any], folder: Path) -> None:
             if not file.is_file():
                 raise BrokenRule(f"{where}.{key}", "name a file that exists", part[key])
             part[key] = f"{file}{match['factory'] or ''}"
+
+    part = table.get("selection")
+    if isinstance(part, dict) and isinstance(part.get("suite"), str):
+        path = folder / part["suite"]
+        if path.is_file() or path.suffix in (".toml", ".py"):
+            part["suite"] = str(path.absolute())
+
+
+def _add_selection(table: dict[str, Any]) -> None:
+    """Puts the tasks of the selection suite into a suite's table, in place."""
+    part = table.get("selection")
+    if not isinstance(part, dict):
+        return
+    if "tasks" in part:
+        known = {f.name for f in dataclasses.fields(SelectionConfig)} - {"tasks"}
+        hint = "name a suite that has them: `selection.suite`"
+        raise unknown_name("key of `selection`", "tasks", known, hint=hint)
+    if not isinstance(part.get("suite"), str) or not part["suite"]:
+        return
+    try:
+        path = _find(part["suite"])
+        selection = _read(path)
+        _resolve(selection, path.parent)
+    except ConfigError as error:
+        message = f"`selection.suite`: {error.message}"
+        raise ConfigError(message, hint=error.hint) from None
+    part["tasks"] = selection.get("tasks", [])
 
 
 def _names(table: dict[str, Any]):

@@ -3,10 +3,11 @@
     config.json     the resolved configuration; this file makes a folder a run
     run.json        versions, git commit, seed, command, sessions; written before it
     metrics.jsonl   one object per outer step
+    selection.jsonl one object per selection, where the run has any
     checkpoints/N   snapshots (snapshots.py)
     evaluation/     results of `lopt evaluate`, where they were written here
 
-Everything but metrics.jsonl, which only grows, is replaced atomically.
+Everything but the two `.jsonl`, which only grow, is replaced atomically.
 """
 
 import importlib.metadata
@@ -23,7 +24,8 @@ from lopt.config import RunConfig, from_dict, to_dict
 from lopt.errors import CheckpointError, ConfigError
 from lopt.files.fileformat import disk_error, write_atomically
 
-CONFIG, RECORD, METRICS = "config.json", "run.json", "metrics.jsonl"
+CONFIG, RECORD = "config.json", "run.json"
+METRICS, SELECTION = "metrics.jsonl", "selection.jsonl"
 CHECKPOINTS, RESULTS = "checkpoints", "evaluation/results.json"
 
 
@@ -143,27 +145,46 @@ def git_commit() -> str | None:
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The whole lines of metrics.jsonl; a last one cut by a kill is left out."""
-    path = folder / METRICS
+    return _read_lines(folder / METRICS)
+
+
+def read_selection(folder: Path) -> list[dict[str, Any]]:
+    """The whole lines of selection.jsonl, likewise."""
+    return _read_lines(folder / SELECTION)
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     *lines, _ = path.read_bytes().split(b"\n")
     return [json.loads(line) for line in lines]
 
 
-def truncate_metrics(folder: Path, step: int) -> None:
+def truncate(folder: Path, step: int) -> None:
     """Drops what was logged after `step`, before the run continues from there."""
-    lines = [line for line in read_metrics(folder) if line["step"] <= step]
-    content = "".join(_line(line) for line in lines)
-    write_atomically(folder / METRICS, content.encode())
+    for name in (METRICS, SELECTION):
+        path = folder / name
+        if name == METRICS or path.exists():
+            lines = [line for line in _read_lines(path) if line["step"] <= step]
+            write_atomically(path, "".join(map(_line, lines)).encode())
 
 
 def append_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
     """Adds one line to metrics.jsonl; a number that is not finite becomes null."""
+    _append(folder / METRICS, metrics)
+
+
+def append_selection(folder: Path, selection: Mapping[str, Any]) -> None:
+    """Adds one line to selection.jsonl, likewise."""
+    _append(folder / SELECTION, selection)
+
+
+def _append(path: Path, content: Mapping[str, Any]) -> None:
     try:
-        with open(folder / METRICS, "a", encoding="utf-8") as file:
-            file.write(_line(metrics))
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(_line(content))
     except OSError as error:
-        raise disk_error(folder / METRICS, error) from error
+        raise disk_error(path, error) from error
 
 
 def _line(metrics: Mapping[str, Any]) -> str:

@@ -96,9 +96,14 @@ def restore(folder: Path, step: int, template: State) -> State:
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
-def read_theta(snapshot: Path) -> dict[str, np.ndarray]:
-    """The arrays of theta, by their `/`-joined names, of the folder of one snapshot."""
-    prefix = "theta/"
+def read_part(snapshot: Path, part: str) -> dict[str, np.ndarray]:
+    """The arrays of one part of the state, e.g. "theta", by their `/`-joined names.
+
+    Args:
+      snapshot: the folder of one snapshot.
+      part: the state's field; a state that lacks it has no arrays.
+    """
+    prefix = f"{part}/"
     saved = _read(snapshot, prefix)
     return {name.removeprefix(prefix): x for name, x in saved.items()}
 

@@ -18,16 +18,15 @@ but it is evaluated in the cheapest order that gives the same sum:
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 
 from lopt import features, mup
 from lopt.base import Array, MetaParams, Params, PRNGKey, PyTree, Specs
-
-Layers = Sequence[tuple[Array, Array]]
-"""Weights [outputs, inputs] and biases [outputs] of every layer."""
+from lopt.optimizers import per_element
+from lopt.optimizers.per_element import Layers
 
 # Up to this width, activations fit into registers.
 _NARROW = 8
@@ -35,11 +34,10 @@ _NARROW = 8
 # pays for packing sooner than a wide one.
 _NARROW_PACK = 1024
 _WIDE_PACK = 2**16
-# Elements of a slice: on a CPU, 32 activations of each fit into the cache.
-_SLICE = 608
-_SLICE_ELSEWHERE = 2**16
-# Slices are of whole vector registers.
-_VECTOR = 16
+# Elements of a slice. A pack's are few, so that on a CPU the activations of several
+# runs side by side fit into the cache; a large tensor's occupy all cores.
+_CACHED_SLICE = 608
+_LARGE_SLICE = 2**16
 
 
 def init_network(key: PRNGKey, sizes: Sequence[int]) -> MetaParams:
@@ -76,20 +74,21 @@ def apply_network(
       For every tensor a list of outputs [*s].
     """
     layers = _fold(theta, shared)
-    is_narrow = max(len(b) for _, b in layers) <= _NARROW
-    apply, apply_packed, limit = (
-        (_narrow, _narrow_packed, _NARROW_PACK)
-        if is_narrow
-        else (_wide, _wide_packed, _WIDE_PACK)
-    )
-    sizes = [features.size(_broadcast_shape(c)) for c in channels]
+    narrow = max(len(b) for _, b in layers) <= _NARROW
+    limit = _NARROW_PACK if narrow else _WIDE_PACK
+    apply_packed = _narrow_pack if narrow else _wide_pack
+    sizes = [features.size(per_element.shape_of(c)) for c in channels]
     outputs = {}
+    for i, size in enumerate(sizes):
+        if size > limit:
+            scaled = _normalize(layers, channels[i], eps)
+            outputs[i] = (
+                per_element.by_rows(*scaled)
+                if narrow
+                else per_element.by_slices(*scaled, _LARGE_SLICE)
+            )
     for pack in _packs(sizes, limit):
-        members = [channels[i] for i in pack]
-        if sizes[pack[0]] > limit:
-            results = [apply(layers, c, eps) for c in members]
-        else:
-            results = apply_packed(layers, members, eps)
+        results = apply_packed(layers, [channels[i] for i in pack], eps)
         outputs |= zip(pack, results, strict=True)
     return [outputs[i] for i in range(len(channels))]
 
@@ -123,13 +122,36 @@ def updates(
 
 def normalized(channels: Sequence[Array], eps: float) -> Array:
     """The normalized channels [sum of c, *s], broadcast: what the network sees."""
-    shape = jnp.broadcast_shapes(*(c.shape[1:] for c in channels))
-    parts = []
+    shape = per_element.shape_of(channels)
+    return jnp.concatenate(
+        [jnp.broadcast_to(x, (len(x), *shape)) for x in _unit_groups(channels, eps)]
+    )
+
+
+def _unit_groups(channels: Iterable[Array], eps: float) -> Iterator[Array]:
+    """The normalized channels, neighbors of one shape together, not broadcast."""
     for _, group in itertools.groupby(channels, key=lambda c: c.shape[1:]):
         x = jnp.concatenate(list(group))
-        x = x * features.rms_scale(x, eps)
-        parts.append(jnp.broadcast_to(x, (len(x), *shape)))
-    return jnp.concatenate(parts)
+        yield x * features.rms_scale(x, eps)
+
+
+def _normalize(
+    layers: Layers, channels: Sequence[Array], eps: float
+) -> tuple[Layers, list[Array]]:
+    """Layers and channels of a large tensor whose normalization is part of them.
+
+    What is smaller than the tensor is normalized; of the others, which would be copied,
+    the scales multiply the columns of W₀.
+    """
+    (w, b), *later = layers
+    shape = per_element.shape_of(channels)
+    scales, inputs = [], []
+    for is_whole, group in itertools.groupby(channels, lambda c: c.shape[1:] == shape):
+        for x in group if is_whole else _unit_groups(group, eps):
+            scale = features.rms_scale(x, eps) if is_whole else jnp.ones(len(x), x.dtype)
+            scales.append(scale.reshape(1, -1))
+            inputs.append(x)
+    return [(w * jnp.concatenate(scales, axis=1), b), *later], inputs
 
 
 def _fold(theta: MetaParams, shared: Array) -> Layers:
@@ -141,8 +163,8 @@ def _fold(theta: MetaParams, shared: Array) -> Layers:
 
 
 def _packs(sizes: Sequence[int], limit: int) -> list[list[int]]:
-    """Tensors that share one evaluation: up to `limit` elements together, or one."""
-    packs = [[i] for i, size in enumerate(sizes) if size > limit]
+    """Tensors of at most `limit` elements, in packs of as many together."""
+    packs: list[list[int]] = []
     room = 0
     for i, size in enumerate(sizes):
         if size > limit:
@@ -155,49 +177,22 @@ def _packs(sizes: Sequence[int], limit: int) -> list[list[int]]:
     return packs
 
 
-def _narrow(layers: Layers, channels: Sequence[Array], eps: float) -> list[Array]:
-    """The outputs [*s] of a large tensor, with every layer as rows [*s].
-
-    Only what is smaller than the tensor, statistics of rows and columns, is a product.
-    """
-    (w, b), *later = layers
-    groups = _by_shape(w, channels)
-    columns, own = groups.pop(_broadcast_shape(channels))
-    products = [
-        jnp.tensordot(columns, normalized(group, eps), axes=1)
-        for columns, group in groups.values()
-    ]
-    rows = _sums(columns * _scales(own, eps), [x for c in own for x in c], b)
-    rows = [sum((p[j] for p in products), row) for j, row in enumerate(rows)]
-    return _later_rows(later, rows)
-
-
-def _narrow_packed(
+def _narrow_pack(
     layers: Layers, tensors: Sequence[Sequence[Array]], eps: float
 ) -> list[list[Array]]:
-    """The outputs of small tensors: the first layer by products, then packed."""
-    (w, b), *later = layers
-    hidden = []
-    for channels in tensors:
-        x = features.along(b, channels[0])
-        for columns, group in _by_shape(w, channels).values():
-            x = x + jnp.tensordot(columns, normalized(group, eps), axes=1)
-        hidden.append(x)
-    return _packed(lambda x: _later_rows(later, list(x)), hidden)
+    """The outputs of small tensors, packed after the first layer, by products."""
+    first, *later = layers
+    hidden = [per_element.products(first, list(_unit_groups(c, eps))) for c in tensors]
+    return _packed(lambda x: per_element.rows(later, list(x)), hidden)
 
 
-def _wide(layers: Layers, channels: Sequence[Array], eps: float) -> list[Array]:
-    """The outputs [*s] of a large tensor."""
-    (w, b), *later = layers
-    return _in_slices([(w * _scales(channels, eps), b), *later], channels)
-
-
-def _wide_packed(
+def _wide_pack(
     layers: Layers, tensors: Sequence[Sequence[Array]], eps: float
 ) -> list[list[Array]]:
     """The outputs of tensors whose normalized channels are packed."""
     inputs = [normalized(c, eps) for c in tensors]
-    return _packed(lambda x: _in_slices(layers, [x]), inputs)
+    size = _CACHED_SLICE if jax.default_backend() == "cpu" else _WIDE_PACK
+    return _packed(lambda x: per_element.by_slices(layers, [x], size), inputs)
 
 
 def _packed(
@@ -212,105 +207,3 @@ def _packed(
         [y[end - n : end].reshape(x.shape[1:]) for y in outputs]
         for x, n, end in zip(arrays, sizes, ends, strict=True)
     ]
-
-
-def _later_rows(layers: Layers, rows: list[Array]) -> list[Array]:
-    """The layers after the first, by rows."""
-    for w, b in layers:
-        rows = _sums(w, [jax.nn.relu(x) for x in rows], b)
-    return rows
-
-
-def _sums(w: Array, rows: Sequence[Array], bias: Array) -> list[Array]:
-    """Each output's Σ_k w_jk row_k + bias_j, written out."""
-    return [
-        sum((w[j, k] * x for k, x in enumerate(rows)), bias[j]) for j in range(len(bias))
-    ]
-
-
-def _first_products(layers: Layers, channels: Sequence[Array]) -> Array:
-    """The first layer's sums [h, *s], one product for each shape of channels."""
-    w, b = layers[0]
-    x = features.along(b, channels[0])
-    for group in _by_shape(w, channels).values():
-        x = x + _product(*group)
-    return x
-
-
-def _by_products(layers: Layers, channels: Sequence[Array]) -> Array:
-    """The outputs [outputs, *s], with every layer as products of matrices."""
-    x = _first_products(layers, channels)
-    for w, b in layers[1:]:
-        x = jnp.tensordot(w, jax.nn.relu(x), axes=1) + features.along(b, x)
-    return x
-
-
-def _in_slices(layers: Layers, channels: Sequence[Array]) -> list[Array]:
-    """The outputs [*s], by products, slice by slice along the tensor's longest axis.
-
-    The last slice overlaps the one before where the axis is no multiple of its width.
-    """
-    shape = _broadcast_shape(channels)
-    axis = max(range(len(shape)), key=shape.__getitem__)
-    width = _slice_width(shape, axis)
-    if width == shape[axis]:
-        return list(_by_products(layers, channels))
-
-    def write(i: Array, outputs: list[Array]) -> list[Array]:
-        start = jnp.minimum(i * width, shape[axis] - width)
-        part = [
-            c
-            if c.shape[axis + 1] == 1
-            else jax.lax.dynamic_slice_in_dim(c, start, width, axis + 1)
-            for c in channels
-        ]
-        return [
-            jax.lax.dynamic_update_slice_in_dim(output, y, start, axis)
-            for output, y in zip(outputs, _by_products(layers, part), strict=True)
-        ]
-
-    _, last = layers[-1]
-    empty = [jnp.zeros(shape, last.dtype)] * len(last)
-    return jax.lax.fori_loop(0, -(-shape[axis] // width), write, empty)
-
-
-def _slice_width(shape: tuple[int, ...], axis: int) -> int:
-    """Indices of a slice along the axis: slices are alike, and whole registers."""
-    limit = _SLICE if jax.default_backend() == "cpu" else _SLICE_ELSEWHERE
-    num_slices = max(1, round(features.size(shape) / limit))
-    width = -(-shape[axis] // num_slices)
-    if axis == len(shape) - 1:
-        width = _VECTOR * -(-width // _VECTOR)
-    return min(width, shape[axis])
-
-
-def _product(columns: Array, group: Sequence[Array]) -> Array:
-    """Σ over the channels of one shape of columns · channel: [h, *s or 1]."""
-    return jnp.tensordot(columns, jnp.concatenate(group), axes=1)
-
-
-def _scales(channels: Sequence[Array], eps: float) -> Array:
-    """What normalizes channels, for the columns of a matrix that meet them: [1, c]."""
-    scales = [features.rms_scale(c, eps).reshape(1, -1) for c in channels]
-    return jnp.concatenate(scales, axis=1)
-
-
-def _by_shape(
-    w: Array, channels: Sequence[Array]
-) -> dict[tuple[int, ...], tuple[Array, list[Array]]]:
-    """For each shape of channels the columns of `w` that they meet, and them."""
-    groups: dict[tuple[int, ...], tuple[list[Array], list[Array]]] = {}
-    start = 0
-    for c in channels:
-        columns, group = groups.setdefault(c.shape[1:], ([], []))
-        columns.append(w[:, start : start + len(c)])
-        group.append(c)
-        start += len(c)
-    return {
-        shape: (jnp.concatenate(columns, axis=1), group)
-        for shape, (columns, group) in groups.items()
-    }
-
-
-def _broadcast_shape(channels: Sequence[Array]) -> tuple[int, ...]:
-    return jnp.broadcast_shapes(*(c.shape[1:] for c in channels))

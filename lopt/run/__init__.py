@@ -1,7 +1,8 @@
 """Meta-training as a process: the imperative shell around the pure `Trainer`.
 
-`build` makes a trainer of a configuration, `plan` decides what a folder permits,
-`training` carries it out with `loop`, `signals` lets it end in good order.
+`build` makes a trainer of a configuration, with `outer_optimizer` for theta; `plan`
+decides what a folder permits, `training` carries it out with `loop`, `selection` finds
+the best theta on the way, `signals` lets it end in good order.
 """
 
 from lopt.run.build import build as build

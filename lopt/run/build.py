@@ -1,20 +1,20 @@
 """From a configuration to a trainer; every option is checked before anything compiles."""
 
-import inspect
 from functools import partial
 
 import jax
-import optax
 
 from lopt import options
 from lopt.base import GradientEstimator, LearnedOptimizer
 from lopt.checkpoint import find_optimizer
-from lopt.config import BrokenRule, OuterOptimizerConfig, RunConfig
-from lopt.errors import ConfigError, unknown_name
+from lopt.config import BrokenRule, RunConfig
+from lopt.errors import ConfigError
 from lopt.estimators import ESTIMATORS
 from lopt.factories import find
+from lopt.groups import group_tasks
+from lopt.run.outer_optimizer import outer_optimizer
 from lopt.suites import SuiteTask, build_tasks
-from lopt.trainer import Trainer, group_tasks
+from lopt.trainer import Trainer
 from lopt.unroll import unroll
 
 
@@ -35,6 +35,8 @@ def build(config: RunConfig, *, trust: bool = False) -> Trainer:
         groups=group_tasks(build_tasks(config, trust=trust), make_estimator),
         outer_optimizer=outer_optimizer(config.outer_optimizer, config.outer_steps),
         outer_steps=config.outer_steps,
+        average=config.outer_optimizer.average,
+        normalize_tasks=config.outer_optimizer.normalize_tasks,
     )
 
 
@@ -69,43 +71,3 @@ def _estimator(
     except BrokenRule as error:
         raise error.within("estimator") from error
     return estimator
-
-
-def outer_optimizer(
-    config: OuterOptimizerConfig, outer_steps: int
-) -> optax.GradientTransformation:
-    """What trains theta: clipping, then an optax optimizer under a schedule.
-
-    Raises:
-      ConfigError: optax has no such optimizer that takes `learning_rate`.
-    """
-    factory = getattr(optax, config.name, None)
-    if factory is None or not _takes_learning_rate(factory):
-        known = [n for n in dir(optax) if _takes_learning_rate(getattr(optax, n))]
-        raise unknown_name("optimizer of optax", config.name, known)
-    optimizer = factory(learning_rate=_schedule(config, outer_steps))
-    if not config.clip_norm:
-        return optimizer
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
-
-
-def _takes_learning_rate(factory) -> bool:
-    if not inspect.isfunction(factory):
-        return False
-    parameters = inspect.signature(factory).parameters.values()
-    required = [p.name for p in parameters if p.default is p.empty]
-    return required == ["learning_rate"]
-
-
-def _schedule(config: OuterOptimizerConfig, outer_steps: int) -> optax.Schedule:
-    """Linear warmup from zero, then cosine decay to zero at the end, or constant."""
-    peak, warmup = config.learning_rate, config.warmup_steps
-    rest = {
-        "constant": optax.constant_schedule(peak),
-        "cosine": optax.cosine_decay_schedule(peak, outer_steps - warmup),
-    }[config.schedule]
-    if not warmup:
-        return rest
-    return optax.join_schedules(
-        [optax.linear_schedule(0.0, peak, warmup), rest], [warmup]
-    )

@@ -1,12 +1,14 @@
 """The loop of outer steps, and who is told of them.
 
-Outer step t+1 is dispatched before the metrics of step t are fetched, so that the device
-does not wait for the host. Before a snapshot of step t is saved, the metrics up to t are
-passed on: a run that is resumed from it lacks none.
+Outer step t+1 is dispatched before the metrics of step t are written, so that the device
+does not wait for the host; a thread fetches them, and looks at the clock, when step t
+ends, because dispatching may block until then or longer. Before a snapshot of step t is
+saved, the metrics up to t are passed on: a run that is resumed from it lacks none.
 """
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -30,6 +32,10 @@ class Progress(Protocol):
         """An outer step is finished; `metrics` is its line of metrics.jsonl."""
         ...
 
+    def selected(self, selection: dict[str, Any]) -> None:
+        """A selection is finished; `selection` is its line of selection.jsonl."""
+        ...
+
 
 class Silent:
     """A `Progress` that says nothing."""
@@ -43,9 +49,16 @@ class Silent:
     def stepped(self, metrics: dict[str, Any], outer_steps: int) -> None:
         """Nothing."""
 
+    def selected(self, selection: dict[str, Any]) -> None:
+        """Nothing."""
+
+
+Ended = tuple[Metrics, float]
+"""A step's metrics, on the host, and when they were there by `time.perf_counter`."""
+
 
 class Log:
-    """Fetches metrics, times steps, and passes one line for each on."""
+    """Times steps, and passes one line of metrics for each on."""
 
     def __init__(
         self,
@@ -62,10 +75,10 @@ class Log:
         """What has passed until now belongs to no step."""
         self.clock = time.perf_counter()
 
-    def __call__(self, step: int, metrics: Metrics) -> None:
+    def __call__(self, step: int, ended: Future[Ended]) -> None:
         """Waits for a step to end and tells its metrics."""
-        values = jax.device_get(metrics)
-        before, self.clock = self.clock, time.perf_counter()
+        before = self.clock
+        values, self.clock = ended.result()
         seconds = self.clock - before
         inner_steps = int(values.num_steps)
         losses = (float(loss) for loss in values.task_losses)
@@ -90,18 +103,25 @@ def loop(
     outer_steps: int,
     log: Log,
     due: Callable[[int], bool],
+    select: Callable[[int, TrainState], TrainState],
     save: Callable[[int, TrainState], None],
 ) -> TrainState:
-    """Outer steps to the end; saves where it is due and after the last one."""
-    unread: Metrics | None = None
-    for step in range(int(state.step) + 1, outer_steps + 1):
-        state, metrics = step_fn(state)
-        if unread is not None:
-            log(step - 1, unread)
-        unread = metrics
-        if due(step) or step == outer_steps:
-            log(step, unread)
-            unread = None
-            save(step, state)
-            log.restart_clock()
+    """Outer steps to the end; selects and saves where due and after the last one."""
+    unread: Future[Ended] | None = None
+    with ThreadPoolExecutor(1) as fetcher:
+        for step in range(int(state.step) + 1, outer_steps + 1):
+            state, metrics = step_fn(state)
+            if unread is not None:
+                log(step - 1, unread)
+            unread = fetcher.submit(_fetch, metrics)
+            if due(step) or step == outer_steps:
+                log(step, unread)
+                unread = None
+                state = select(step, state)
+                save(step, state)
+                log.restart_clock()
     return state
+
+
+def _fetch(metrics: Metrics) -> Ended:
+    return jax.device_get(metrics), time.perf_counter()

@@ -19,8 +19,11 @@ from lopt.files import fileformat, rundir, snapshots
 from lopt.run.build import build
 from lopt.run.loop import Log, Progress, Silent, loop
 from lopt.run.plan import Plan, plan
+from lopt.run.selection import Score, Selector, build_selector, chosen, selected
 from lopt.run.signals import Interrupted, StopRequest, handling
 from lopt.trainer import Metrics, Trainer, TrainState
+
+Step = Callable[[TrainState], tuple[TrainState, Metrics]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +33,17 @@ class Run:
     Attributes:
       folder: where it lies; None: nowhere.
       config: resolved.
-      theta: the meta-parameters after the last outer step.
+      theta: what `lopt.load` takes from the folder: the selected meta-parameters;
+        without a selection the average or, without one, those of the last outer step.
       metrics: one dict per outer step, as in metrics.jsonl.
+      selection: one dict per selection, as in selection.jsonl.
     """
 
     folder: Path | None
     config: RunConfig
     theta: MetaParams
     metrics: tuple[dict[str, Any], ...]
+    selection: tuple[dict[str, Any], ...] = ()
 
 
 def meta_train(
@@ -92,53 +98,141 @@ def meta_train(
         progress.note(f"`{folder}` is finished: all {todo.step} steps are done")
         return _finished(folder, todo.config, trust)
     trainer = build(todo.config, trust=trust)
+    selector = build_selector(todo.config, trainer, trust=trust)
     if todo.start is not None:
         _check_start(todo.start, trainer.lopt)
-    if folder is None:
-        return _train_in_memory(trainer, todo, progress)
-    return _train_in_folder(trainer, todo, folder, origin, progress)
+    work = _Work(trainer, selector, todo, progress)
+    return _in_memory(work) if folder is None else _in_folder(work, folder, origin)
 
 
 def _finished(folder: Path, config: RunConfig, trust: bool) -> Run:
     theta = checkpoint.load_theta(folder, trust=trust)
-    metrics = tuple(rundir.read_metrics(folder))
-    return Run(folder=folder, config=config, theta=theta, metrics=metrics)
+    return _ended(folder, config, theta)
 
 
-def _train_in_memory(trainer: Trainer, todo: Plan, progress: Progress) -> Run:
-    """A run that leaves nothing behind; a signal does what it always does."""
-    config, metrics = todo.config, []
-    state = _initial(trainer, todo)
-    step_fn = _compiled(trainer, state, progress)
-    log = Log(trainer, config.outer_steps, progress, metrics.append)
-    state = loop(
-        step_fn, state, config.outer_steps, log, lambda step: False, lambda *_: None
+def _ended(folder: Path, config: RunConfig, theta: MetaParams) -> Run:
+    return Run(
+        folder=folder,
+        config=config,
+        theta=theta,
+        metrics=tuple(rundir.read_metrics(folder)),
+        selection=tuple(rundir.read_selection(folder)),
     )
-    return Run(folder=None, config=config, theta=state.theta, metrics=tuple(metrics))
 
 
-def _train_in_folder(
-    trainer: Trainer, todo: Plan, folder: Path, origin: str | None, progress: Progress
-) -> Run:
+@dataclass(frozen=True)
+class _Work:
+    """What a process does, and whom it tells."""
+
+    trainer: Trainer
+    selector: Selector | None
+    todo: Plan
+    progress: Progress
+
+    @property
+    def config(self) -> RunConfig:
+        return self.todo.config
+
+    def initial(self) -> TrainState:
+        """The state at step 0, with the start's theta if there is one."""
+        theta = None if self.todo.start is None else self.todo.start.theta
+        state = self.trainer.init(jax.random.key(self.config.seed), theta)
+        if self.selector is None:
+            return state
+        return self.trainer.place(self.selector.start(state))
+
+    def restored(self, folder: Path) -> TrainState | None:
+        """The state that was saved, bit for bit; None where nothing was."""
+        if not self.todo.step:
+            return None
+        template = self.trainer.shapes()
+        if self.selector is not None:
+            template = jax.eval_shape(self.selector.start, template)
+        checkpoints = folder / rundir.CHECKPOINTS
+        state = snapshots.restore(checkpoints, self.todo.step, template)
+        return self.trainer.place(state)
+
+    def compile(self, state: TrainState) -> tuple[Step, Score | None, dict[str, Any]]:
+        """One outer step, what scores theta, and how long that took, for run.json."""
+        done = self.progress.compiled
+        total = len(self.trainer.groups) + (self.selector is not None)
+        done(0, total)
+        step = self.trainer.compile(state, lambda i, _: done(i, total))
+        if self.selector is None:
+            return step, None, {}
+        started = time.perf_counter()
+        score = self.selector.compile(state)
+        done(total, total)
+        return step, score, {"selection_compile_seconds": _seconds_since(started)}
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint is due, the last one aside."""
+        return step % self.config.checkpoint_every == 0
+
+    def select(
+        self, score: Score | None, write: Callable[[dict[str, Any]], None]
+    ) -> Callable[[int, TrainState], TrainState]:
+        """What the loop calls at every checkpoint."""
+
+        def select(step: int, state: TrainState) -> TrainState:
+            is_last = step == self.config.outer_steps
+            # Not where a signal asked for a checkpoint: it must change no bits.
+            if self.selector is None or score is None or not (self.due(step) or is_last):
+                return state
+            if self.selector.is_due(state, is_last=is_last):
+                state, line = self.selector.select(state, score)
+                write(line)
+                self.progress.selected(line)
+            elif is_last and not int(selected(state).step):
+                self.progress.note(
+                    "nothing was selected: a selection takes more than "
+                    f"`selection.share` = {self.selector.share:g} of training's inner "
+                    "steps"
+                )
+            return state
+
+        return select
+
+
+def _in_memory(work: _Work) -> Run:
+    """A run that leaves nothing behind; a signal does what it always does."""
+    metrics, selection = [], []
+    state = work.initial()
+    step_fn, score, _ = work.compile(state)
+    steps = work.config.outer_steps
+    log = Log(work.trainer, steps, work.progress, metrics.append)
+    select = work.select(score, selection.append)
+    state = loop(step_fn, state, steps, log, work.due, select, lambda *_: None)
+    return Run(
+        folder=None,
+        config=work.config,
+        theta=chosen(state),
+        metrics=tuple(metrics),
+        selection=tuple(selection),
+    )
+
+
+def _in_folder(work: _Work, folder: Path, origin: str | None) -> Run:
     """A run with metrics and checkpoints, which signals end in good order."""
-    config, started = todo.config, time.perf_counter()
+    config, todo, started = work.config, work.todo, time.perf_counter()
     rundir.make_folder(folder)  # a place that refuses is found before compiling
     with handling(_stop_at_once):
-        state = _restored(trainer, folder, todo) or _initial(trainer, todo)
-        step_fn = _compiled(trainer, state, progress)
-    session = _session(todo, compile_seconds=time.perf_counter() - started)
+        state = work.restored(folder) or work.initial()
+        step_fn, score, seconds = work.compile(state)
+    session = _session(todo) | {"compile_seconds": _seconds_since(started), **seconds}
     if todo.step:
         for what in rundir.add_session(folder, session):
-            progress.note(f"other {what} than before: bits may differ from here on")
+            work.progress.note(f"other {what} than before: bits may differ from here on")
     else:
         rundir.create(folder, config, _record(config, origin, session))
-    rundir.truncate_metrics(folder, todo.step)
+    rundir.truncate(folder, todo.step)
     write = partial(rundir.append_metrics, folder)
-    log = Log(trainer, config.outer_steps, progress, write)
+    log = Log(work.trainer, config.outer_steps, work.progress, write)
+    select = work.select(score, partial(rundir.append_selection, folder))
     stop = StopRequest()
 
     def due(step: int) -> bool:
-        return step % config.checkpoint_every == 0 or stop.signum is not None
+        return work.due(step) or stop.signum is not None
 
     def save(step: int, state: TrainState) -> None:
         checkpoints = folder / rundir.CHECKPOINTS
@@ -151,9 +245,8 @@ def _train_in_folder(
             )
 
     with handling(stop):
-        state = loop(step_fn, state, config.outer_steps, log, due, save)
-    metrics = tuple(rundir.read_metrics(folder))
-    return Run(folder=folder, config=config, theta=state.theta, metrics=metrics)
+        state = loop(step_fn, state, config.outer_steps, log, due, select, save)
+    return _ended(folder, config, chosen(state))
 
 
 def _stop_at_once(signum: int) -> None:
@@ -162,12 +255,15 @@ def _stop_at_once(signum: int) -> None:
     )
 
 
-def _session(todo: Plan, *, compile_seconds: float) -> dict[str, Any]:
+def _seconds_since(moment: float) -> float:
+    return round(time.perf_counter() - moment, 1)
+
+
+def _session(todo: Plan) -> dict[str, Any]:
     """What run.json says about one process."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "from_step": todo.step,
-        "compile_seconds": round(compile_seconds, 1),
         "devices": len(jax.devices()),
         "versions": rundir.versions(),
     }
@@ -187,12 +283,6 @@ def _record(
     }
 
 
-def _initial(trainer: Trainer, todo: Plan) -> TrainState:
-    """The state at step 0, with the start's theta if there is one."""
-    theta = None if todo.start is None else todo.start.theta
-    return trainer.init(jax.random.key(todo.config.seed), theta)
-
-
 def _check_start(start: checkpoint.Checkpoint, lopt: LearnedOptimizer) -> None:
     """Raises `ConfigError` unless theta has the shapes of the run's optimizer."""
     template = jax.eval_shape(lopt.init, jax.random.key(0))
@@ -205,19 +295,3 @@ def _check_start(start: checkpoint.Checkpoint, lopt: LearnedOptimizer) -> None:
                 f"{shapes.get(name)}, not {wanted.get(name)}",
                 hint="leave out the suite's options of `optimizer`: the file's are taken",
             )
-
-
-def _restored(trainer: Trainer, folder: Path, todo: Plan) -> TrainState | None:
-    """The state that was saved, bit for bit; None where nothing was."""
-    if not todo.step:
-        return None
-    template = jax.eval_shape(trainer.init, jax.random.key(0))
-    state = snapshots.restore(folder / rundir.CHECKPOINTS, todo.step, template)
-    return trainer.place(state)
-
-
-def _compiled(
-    trainer: Trainer, state: TrainState, progress: Progress
-) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
-    progress.compiled(0, len(trainer.groups))
-    return trainer.compile(state, progress.compiled)

@@ -26,11 +26,11 @@ def _loss(params, model_state, batch, key):
     return loss, (model_state, {})
 
 
-def task() -> Task:
-    """A noisy paraboloid."""
+def task(*, scale: float = 1.0) -> Task:
+    """A noisy paraboloid; its center is so many times further out."""
     return Task(
         name="toy",
-        data={split: jnp.asarray([1.0, -1.0, 0.5]) for split in SPLITS},
+        data={split: scale * jnp.asarray([1.0, -1.0, 0.5]) for split in SPLITS},
         specs={"w": ParamSpec(role="bias", shape=(3,))},
         loss_bound=100.0,
         init=_init,

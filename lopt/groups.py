@@ -1,0 +1,84 @@
+"""Tasks that share one compiled program: their data are stacked and vmapped over."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from lopt.base import Data, GradientEstimator, Task
+from lopt.compiling import mapped
+from lopt.suites import SuiteTask
+
+
+@dataclass(frozen=True)
+class TaskGroup:
+    """Tasks that share one compiled program.
+
+    Attributes:
+      task: stands for all of them; its own data are not used.
+      names: of the tasks.
+      data: leaves [tasks, ...].
+      weights: of the tasks in the meta-loss; over all groups they sum to one.
+      estimator: for one task.
+    """
+
+    task: Task
+    names: tuple[str, ...]
+    data: Data
+    weights: tuple[float, ...]
+    estimator: GradientEstimator
+
+
+def group_tasks(
+    tasks: Sequence[SuiteTask],
+    make_estimator: Callable[[SuiteTask], GradientEstimator],
+) -> tuple[TaskGroup, ...]:
+    """Tasks grouped by what their compiled program depends on."""
+    total = sum(entry.weight for entry in tasks)
+    return tuple(
+        TaskGroup(
+            task=group[0].task,
+            names=tuple(entry.task.name for entry in group),
+            data=stacked_data(group),
+            weights=tuple(entry.weight / total for entry in group),
+            estimator=make_estimator(group[0]),
+        )
+        for group in by_program(tasks)
+    )
+
+
+def by_program(tasks: Sequence[SuiteTask]) -> list[list[SuiteTask]]:
+    """Tasks grouped by what their compiled program depends on, run lengths included."""
+    members: dict[tuple, list[SuiteTask]] = {}
+    for entry in tasks:
+        members.setdefault(_program_key(entry), []).append(entry)
+    return list(members.values())
+
+
+def _program_key(entry: SuiteTask) -> tuple:
+    task = entry.task
+    specs, specs_def = jax.tree.flatten(task.specs)
+    data, data_def = jax.tree.flatten(task.data)
+    shapes = tuple((x.shape, str(x.dtype)) for x in data)
+    functions = (task.init, task.batch, task.eval_batch, task.loss)
+    lengths = (entry.min_steps, entry.max_steps)
+    bound = task.loss_bound
+    return (functions, tuple(specs), specs_def, shapes, data_def, lengths, bound)
+
+
+def stacked_data(tasks: Sequence[SuiteTask]) -> Data:
+    """The data of tasks of one group: leaves [tasks, ...]."""
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *[entry.task.data for entry in tasks])
+
+
+def over_tasks(function, group: TaskGroup):
+    """`(theta, ..., key, data)` for one task -> for the stacked tasks of a group."""
+
+    def over(theta, *args):
+        *rest, key, data = args
+        keys = jax.random.split(key, len(group.names))
+        axes = (None, *[0] * (len(rest) + 2))
+        return mapped(function, axes, len(group.names))(theta, *rest, keys, data)
+
+    return over
