@@ -175,7 +175,7 @@ def plot(rows: list[dict], path: Path) -> None:
         )
     left.set(xscale="log", yscale="log", ylabel="variance for the cost of one pair")
     right.set(xscale="log", ylabel="distance from the exact gradient, relative")
-    right.set_ylim(0, 1.5)
+    right.set_ylim(0, 0.7)
     for axes in (left, right):
         axes.set_xlabel("truncations in a run")
         axes.set_xticks(x, [str(n) for n in x])

@@ -31,7 +31,8 @@ def mixed(
     ½(L⁺ − L⁻) ε/σ². Over the pairs each has a mean g and, entry by entry, an empirical
     variance v; the result is (g_bp/v_bp + g_es/v_es) / (1/v_bp + 1/v_es): ES where the
     gradient explodes, backpropagation elsewhere. A pair with a member whose loss or
-    gradient is not finite counts for ES alone, and restarts.
+    gradient is not finite counts for ES alone, and restarts. The weights come from the
+    pairs that they weigh: with few pairs that is a bias of its own.
 
     Args:
       unroll: what is estimated on.
