@@ -9,8 +9,9 @@ from problems import quadratic
 from unrolls import estimator_of, learnable_sgd
 
 from lopt.estimators import ESTIMATORS
+from lopt.groups import group_tasks
 from lopt.suites import SuiteTask
-from lopt.trainer import Trainer, group_tasks
+from lopt.trainer import Trainer
 from lopt.unroll import unroll
 
 
