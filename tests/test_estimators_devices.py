@@ -39,7 +39,13 @@ def on_host(state):
     return jax.tree.map(fetch, state)
 
 
-@pytest.mark.parametrize("name", sorted({*ESTIMATORS} - {"pes", "nres"}))  # as gpes
+OFTEN = ("gpes", "tbptt", "full_gradient")  # gpes stands for pes and nres too
+SELDOM = sorted({*ESTIMATORS} - {*OFTEN, "pes", "nres"})
+
+
+@pytest.mark.parametrize(
+    "name", [*OFTEN, *(pytest.param(n, marks=pytest.mark.slow) for n in SELDOM)]
+)
 def test_sharded_resumed_and_lowered(name, key):
     trainer = make_trainer(name)
     state = trainer.init(key)
@@ -127,6 +133,7 @@ PER_STATE = 2 * 4096 * 4
 """Bytes of the parameters and the momentum of one run."""
 
 
+@pytest.mark.slow
 def test_memory_of_whole_runs(key):
     """Flat in the run for ES; for backpropagation a state for each truncation."""
     short, long = (memory("full_es", 10, n, key) for n in (50, 500))
