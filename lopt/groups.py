@@ -73,12 +73,10 @@ def stacked_data(tasks: Sequence[SuiteTask]) -> Data:
 
 
 def over_tasks(function, group: TaskGroup):
-    """`(theta, ..., key, data)` for one task -> for the stacked tasks of a group."""
+    """`(theta, ...)` for one task -> for the stacked tasks of a group, but one theta."""
 
-    def over(theta, *args):
-        *rest, key, data = args
-        keys = jax.random.split(key, len(group.names))
-        axes = (None, *[0] * (len(rest) + 2))
-        return mapped(function, axes, len(group.names))(theta, *rest, keys, data)
+    def over(theta, *stacked):
+        axes = (None, *[0] * len(stacked))
+        return mapped(function, axes, len(group.names))(theta, *stacked)
 
     return over

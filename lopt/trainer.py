@@ -106,10 +106,10 @@ class Trainer:
         theta_key, estimator_key, key = jax.random.split(key, 3)
         start = self.lopt.init(theta_key) if theta is None else theta
         start = jax.tree.map(jnp.asarray, start)
-        keys = jax.random.split(estimator_key, max(len(self.groups), 1))
+        keys, _ = self._task_keys(estimator_key)
         states = tuple(
             over_tasks(group.estimator.init, group)(start, k, data)
-            for group, k, data in zip(self.groups, keys, datas, strict=False)
+            for group, k, data in zip(self.groups, keys, datas, strict=True)
         )
         outer_opt_state = self.outer_optimizer.init(start)
         step = jnp.zeros((), jnp.int32)
@@ -123,6 +123,14 @@ class Trainer:
     def shapes(self) -> TrainState:
         """A state's shapes and dtypes, without computing one."""
         return jax.eval_shape(self._init, jax.random.key(0), None, self.datas)
+
+    def placed(self, shapes: TrainState) -> TrainState:
+        """Such shapes with the devices that `place` puts them on."""
+        return jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+            shapes,
+            self._shardings(shapes),
+        )
 
     def step(
         self, state: TrainState, datas: tuple[Data, ...]
@@ -142,7 +150,7 @@ class Trainer:
         """`step` as compiled programs: one a group, side by side, and one for theta.
 
         Args:
-          state: of the shapes to compile for, placed.
+          state: of the shapes to compile for; placed, or the shapes alone, `placed`.
           on_group: called with (programs finished, programs in all).
 
         Returns:
@@ -214,13 +222,20 @@ class Trainer:
     def _estimate(self, i: int, theta, states, key, data, step):
         """The meta-gradients of a group, leaves [tasks, ...], and its new particles."""
         group, progress = self.groups[i], step / self.outer_steps
-        key = jax.random.split(key, len(self.groups) + 1)[i]
-        estimate = over_tasks(
-            lambda *args: group.estimator.estimate(*args, progress), group
-        )
-        result, states = estimate(theta, states, key, data)
+        keys, _ = self._task_keys(key)
+
+        def estimate(theta, states, key, data):
+            return group.estimator.estimate(theta, states, key, data, progress)
+
+        result, states = over_tasks(estimate, group)(theta, states, keys[i], data)
         counts = jnp.sum(result.num_diverged), jnp.sum(result.num_steps)
         return MetaGradient(result.grad, result.loss, *counts), states
+
+    def _task_keys(self, key: PRNGKey) -> tuple[list[PRNGKey], PRNGKey]:
+        """For each group a key for each task; and the key of the next outer step."""
+        *keys, key = jax.random.split(key, len(self.task_names) + 1)
+        keys = iter(keys)
+        return [jnp.stack([next(keys) for _ in g.names]) for g in self.groups], key
 
     def _finish(self, state: TrainState, results, update):
         """Theta's update; the old particles are gone by now, the new ones untouched."""
@@ -249,7 +264,7 @@ class Trainer:
             num_steps=num_steps,
             skipped=~finite,
         )
-        key = jax.random.split(state.key, len(self.groups) + 1)[-1]
+        _, key = self._task_keys(state.key)
         state = state._replace(
             theta=theta, outer_opt_state=opt_state, step=state.step + 1, key=key
         )

@@ -75,9 +75,10 @@ def report_first_call(chosen: Any) -> None:
 
     jax.monitoring.register_event_duration_secs_listener(count)
     start, cpu = time.perf_counter(), time.process_time()
-    state = trainer.init(jax.random.key(0))
-    step = trainer.compile(state)
-    jax.block_until_ready(step(state))
+    with ThreadPoolExecutor(1) as pool:  # as `lopt meta-train` does
+        state = pool.submit(trainer.init, jax.random.key(0))
+        step = trainer.compile(trainer.placed(trainer.shapes()))
+    jax.block_until_ready(step(state.result()))
     result = {
         "seconds": round(time.perf_counter() - start, 2),
         "cpu_seconds": round(time.process_time() - cpu, 2),

@@ -19,7 +19,7 @@ from unrolls import (
 
 from lopt.estimators.mixed import mixture
 from lopt.estimators.nes import utilities
-from lopt.estimators.noise import Gaussian
+from lopt.estimators.noise import Gaussian, as_theta
 
 
 def closed_form(rates, first: int, last: int):
@@ -51,7 +51,7 @@ def test_each_truncation_is_credited_with_the_noise_of_its_own_run(
     options = {"sigma": sigmas, "period": period, "num_pairs": 1}
     estimator = estimator_of("gpes", inner, **options)
     results, states = calls(estimator, task, theta, key, 14)
-    noises = np.asarray(states.noise["log_rate"][:, 0], np.float64)
+    noises = np.asarray(states.noise[:, 0], np.float64)
     runs = states.runs
     steps, lengths = (np.asarray(x[:, 0, 0]) for x in (runs.step, runs.num_steps))
     start, ends = 0, 0
@@ -88,7 +88,7 @@ def test_forward_gradients_of_a_run_sum_to_its_slope(meta_loss, key):
     exact = exact_gradient(4, key, meta_loss=meta_loss)
     steps = np.asarray(states.runs.step[:, 0])
     first = int(np.argmax(steps[1:] <= steps[:-1])) + 1  # after the run that was cut
-    directions = np.asarray(states.direction["log_rate"])[first : first + 3, 0]
+    directions = np.asarray(states.direction)[first : first + 3, 0]
     assert np.array_equal(steps[first : first + 3], [4, 8, T])
     assert np.all(directions == directions[0])
     got = np.mean(results.grad["log_rate"][first : first + 3], axis=0)
@@ -137,7 +137,7 @@ def test_what_theta_does_at_the_start_of_a_run_counts(name, key):
         return
     steps = np.asarray(states.runs.step[:, 0])
     first = int(np.argmax(steps[1:] <= steps[:-1])) + 1
-    v = np.asarray(states.direction["log_rate"])[first, 0]
+    v = np.asarray(states.direction)[first, 0]
     got = grads[first : first + 3].mean(axis=0)
     np.testing.assert_allclose(got, np.dot(exact, v) * v, rtol=1e-4)
 
@@ -271,10 +271,10 @@ def test_sigma_moves_by_equal_factors(key):
     moving = Gaussian(sigma=start, sigma_end=end)
     for progress in (0.0, 0.5, 1.0):
         noise, score = moving.draw(theta, keys, jnp.float32(progress))
-        for path, first in [(("a", "w"), 0.1), (("a", "b"), 0.2), (("c",), 0.3)]:
-            e, s, u = noise, score, unit
-            for part in path:
-                e, s, u = e[part], s[part], u[part]
-            sigma = first * (end / first) ** progress
-            np.testing.assert_allclose(e, sigma * u, rtol=1e-5)
-            np.testing.assert_allclose(s, u / sigma, rtol=1e-5)
+        # In the order of the leaves: a/b [2], a/w [3], c [4].
+        first = np.repeat([0.2, 0.1, 0.3], [2, 3, 4])
+        sigma = first * (end / first) ** progress
+        np.testing.assert_allclose(noise, sigma[None] * np.asarray(unit), rtol=1e-5)
+        np.testing.assert_allclose(score, np.asarray(unit) / sigma[None], rtol=1e-5)
+    assert as_theta(noise, theta)["a"]["w"].shape == (2, 3)
+    np.testing.assert_array_equal(as_theta(noise, theta)["a"]["w"], noise[:, 2:5])

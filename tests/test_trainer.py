@@ -157,7 +157,7 @@ def test_meta_training_improves_a_bad_start(key):
     lopt = learnable_sgd(rate=0.01)
     task = quadratic(curvature=(0.5, 2.0))
     trainer = make_trainer(
-        lopt, [entry(task)], rate=0.1, num_pairs=16, meta_transform="raw"
+        lopt, [entry(task)], rate=0.1, num_pairs=256, meta_transform="raw"
     )
     state = trainer.init(key)
     step = trainer.compile(state)

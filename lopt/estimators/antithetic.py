@@ -20,12 +20,12 @@ from lopt.base import (
     Data,
     MetaGradient,
     MetaParams,
-    PRNGKey,
     PyTree,
     Unroll,
     UnrollState,
 )
-from lopt.estimators.runs import started
+from lopt.estimators.noise import as_theta, as_vector
+from lopt.estimators.runs import ParticleKeys, started
 
 SIGNS = (1.0, -1.0)
 
@@ -41,8 +41,8 @@ class PairReadings(NamedTuple):
 def each_member(
     function: Callable[..., Any],
     theta: MetaParams,
-    noise: MetaParams,
-    keys: PRNGKey,
+    noise: Array,
+    keys: PyTree,
     *runs: PyTree,
 ) -> Any:
     """`function(θ ± ε, keys, *runs)` of both members of every pair.
@@ -50,28 +50,28 @@ def each_member(
     Args:
       function: of one run.
       theta: meta-parameters.
-      noise: ε, leaves [N, ...].
-      keys: [N, ...]; both members get the same.
+      noise: ε [N, P].
+      keys: leaves [N, ...]; both members get the same.
       runs: leaves [N, 2, ...].
 
     Returns:
       What the function returns, leaves [N, 2, ...].
     """
 
+    center = as_vector(theta)
+
     def one(noise, keys, sign, *runs):
-        weights = jax.tree.map(lambda t, e: t + sign.astype(e.dtype) * e, theta, noise)
-        return function(weights, keys, *runs)
+        return function(as_theta(center + sign * noise, theta), keys, *runs)
 
     # One axis of particles: two nested ones cost a third more to trace, and to run.
-    num_pairs = keys.shape[0]
-    signs = jnp.tile(jnp.asarray(SIGNS), num_pairs)
-    noise, keys, runs = jax.tree.map(_flat, (_twice(noise), _twice(keys), runs))
+    signs = jnp.tile(jnp.asarray(SIGNS), len(noise))
+    noise, keys = jax.tree.map(_twice, (noise, keys))
+    noise, keys, runs = jax.tree.map(_flat, (noise, keys, runs))
     return jax.tree.map(_paired, jax.vmap(one)(noise, keys, signs, *runs))
 
 
-def _twice(tree):
-    """Leaves [N, ...] -> [N, 2, ...]."""
-    return jax.tree.map(lambda x: jnp.stack([x, x], axis=1), tree)
+def _twice(x: Array) -> Array:
+    return jnp.stack([x, x], axis=1)
 
 
 def _flat(x: Array) -> Array:
@@ -85,29 +85,29 @@ def _paired(x: Array) -> Array:
 def advance_pairs(
     unroll: Unroll,
     theta: MetaParams,
-    noise: MetaParams,
+    noise: Array,
     runs: UnrollState,
-    key: PRNGKey,
+    keys: ParticleKeys,
     data: Data,
     progress: Array,
 ) -> tuple[PairReadings, UnrollState]:
     """One truncation of every pair, runs [N, 2, ...]; those that are over start anew."""
-    num_pairs = runs.step.shape[0]
 
     def truncation(weights, keys, run):
-        run = started(unroll, weights, run, keys[:2], data, progress)
-        return unroll.advance(weights, run, keys[2], data)
+        run = started(unroll, weights, run, keys, data, progress)
+        return unroll.advance(weights, run, keys.data, data)
 
-    keys = jax.random.split(key, (num_pairs, 3))
     reading, runs = each_member(truncation, theta, noise, keys, runs)
-    num_steps = jnp.asarray(len(SIGNS) * num_pairs * unroll.length, jnp.int32)
+    num_steps = jnp.asarray(runs.step.size * unroll.length, jnp.int32)
     return PairReadings(reading.loss, reading.diverged, num_steps), runs
 
 
-def antithetic_gradient(readings: PairReadings, credit: MetaParams) -> MetaGradient:
-    """1/(2N) Σ_i (L⁺_i − L⁻_i) c_i, credit leaves [N, ...]."""
+def antithetic_gradient(
+    readings: PairReadings, credit: Array, theta: MetaParams
+) -> MetaGradient:
+    """1/(2N) Σ_i (L⁺_i − L⁻_i) c_i, credit [N, P]."""
     difference = differences(readings.losses)
-    return weighted_credit(difference / (2 * len(difference)), credit, readings)
+    return weighted_credit(difference / (2 * len(difference)), credit, readings, theta)
 
 
 def differences(losses: Array) -> Array:
@@ -121,11 +121,11 @@ def differences(losses: Array) -> Array:
 
 
 def weighted_credit(
-    weights: Array, credit: MetaParams, readings: PairReadings
+    weights: Array, credit: Array, readings: PairReadings, theta: MetaParams
 ) -> MetaGradient:
-    """Σ_i weights_i c_i, weights [N] and credit leaves [N, ...]."""
+    """Σ_i weights_i c_i, weights [N] and credit [N, P]; in the form of theta."""
     return MetaGradient(
-        grad=jax.tree.map(lambda c: jnp.tensordot(weights, c, axes=1), credit),
+        grad=as_theta(weights @ credit, theta),
         loss=jnp.mean(readings.losses),
         num_diverged=jnp.sum(readings.diverged, dtype=jnp.int32),
         num_steps=readings.num_steps,

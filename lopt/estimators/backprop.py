@@ -13,14 +13,13 @@ from lopt.base import (
     Data,
     MetaGradient,
     MetaParams,
-    PRNGKey,
     Reading,
     Rematerialize,
     Unroll,
     UnrollState,
 )
 from lopt.config import BrokenRule
-from lopt.estimators.runs import select, started
+from lopt.estimators.runs import ParticleKeys, select, started
 
 
 def check_clip_norm(clip_norm: float) -> None:
@@ -33,7 +32,7 @@ def truncation_gradient(
     unroll: Unroll,
     theta: MetaParams,
     run: UnrollState,
-    keys: PRNGKey,  # shape=[3]
+    keys: ParticleKeys,
     data: Data,
     progress: Array,
     rematerialize: Rematerialize,
@@ -44,9 +43,9 @@ def truncation_gradient(
     """
 
     def loss(theta):
-        begun = started(unroll, theta, run, keys[:2], data, progress)
+        begun = started(unroll, theta, run, keys, data, progress)
         reading, after = unroll.advance(
-            theta, begun, keys[2], data, rematerialize=rematerialize
+            theta, begun, keys.data, data, rematerialize=rematerialize
         )
         return reading.loss, (reading, after)
 

@@ -1,12 +1,11 @@
 """Truncated evolution strategies."""
 
-import jax
 import jax.numpy as jnp
 
 from lopt.base import GradientEstimator, Unroll
 from lopt.estimators.antithetic import advance_pairs, antithetic_gradient
 from lopt.estimators.noise import Gaussian, Sigma
-from lopt.estimators.runs import check_count, ended, unstarted
+from lopt.estimators.runs import check_count, ended, particle_keys, unstarted
 
 
 def es(
@@ -39,15 +38,11 @@ def es(
         return unstarted(unroll, theta, key, data, num_pairs, 2)
 
     def estimate(theta, runs, key, data, progress):
-        noise_key, run_key = jax.random.split(key)
-        noise, score = gaussian.draw(
-            theta, jax.random.split(noise_key, num_pairs), progress
-        )
-        readings, runs = advance_pairs(
-            unroll, theta, noise, runs, run_key, data, progress
-        )
+        keys = particle_keys(key, num_pairs)
+        noise, score = gaussian.draw(theta, keys.noise, progress)
+        readings, runs = advance_pairs(unroll, theta, noise, runs, keys, data, progress)
         # A dead run tells nothing about a fresh ε: its pair starts anew.
         dead = jnp.any(readings.diverged, axis=1)
-        return antithetic_gradient(readings, score), ended(runs, dead)
+        return antithetic_gradient(readings, score, theta), ended(runs, dead)
 
     return GradientEstimator(init, estimate)

@@ -5,10 +5,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lopt.base import Array, GradientEstimator, MetaParams, Unroll, UnrollState
+from lopt.base import Array, GradientEstimator, Unroll, UnrollState
 from lopt.estimators.backprop import clipped, mean_gradient, usable
-from lopt.estimators.noise import Gaussian, nothing
-from lopt.estimators.runs import check_count, ended, over, select, started, unstarted
+from lopt.estimators.noise import Gaussian, as_theta, size
+from lopt.estimators.runs import (
+    check_count,
+    ended,
+    over,
+    particle_keys,
+    select,
+    started,
+    unstarted,
+)
 from lopt.estimators.tangents import inexact, rebuild
 
 
@@ -16,7 +24,7 @@ class ForwardState(NamedTuple):
     """Runs, their direction, and how they change along it."""
 
     runs: UnrollState  # leaves [N, ...]
-    direction: MetaParams  # leaves [N, ...], v
+    direction: Array  # shape=[N, P], v
     tangents: tuple[Array, ...]  # of the inexact leaves of `runs`: d/dh at θ + h v
 
 
@@ -44,24 +52,22 @@ def forward_gradient(unroll: Unroll, *, num_runs: int = 32) -> GradientEstimator
 
     def init(theta, key, data):
         runs = unstarted(unroll, theta, key, data, num_runs)
-        return ForwardState(runs, nothing(theta, num_runs), inexact(runs))
+        return ForwardState(runs, jnp.zeros((num_runs, size(theta))), inexact(runs))
 
     def estimate(theta, state, key, data, progress):
-        direction_key, run_key = jax.random.split(key)
-        fresh, _ = gaussian.draw(
-            theta, jax.random.split(direction_key, num_runs), progress
-        )
+        keys = particle_keys(key, num_runs)
+        fresh, _ = gaussian.draw(theta, keys.noise, progress)
         direction = select(over(state.runs), fresh, state.direction)
-        keys = jax.random.split(run_key, (num_runs, 3))
 
         def slope(run, tangents, direction, keys):
             def truncation(theta, leaves):
                 begun = rebuild(run)(leaves)
-                begun = started(unroll, theta, begun, keys[:2], data, progress)
-                reading, after = unroll.advance(theta, begun, keys[2], data)
+                begun = started(unroll, theta, begun, keys, data, progress)
+                reading, after = unroll.advance(theta, begun, keys.data, data)
                 return (reading.loss, inexact(after)), (reading, after)
 
-            at, along = (theta, inexact(run)), (direction, tangents)
+            at = (theta, inexact(run))
+            along = (as_theta(direction, theta), tangents)
             _, (slope, tangents), (reading, after) = jax.jvp(
                 truncation, at, along, has_aux=True
             )
@@ -70,7 +76,7 @@ def forward_gradient(unroll: Unroll, *, num_runs: int = 32) -> GradientEstimator
         slopes, tangents, readings, runs = jax.vmap(slope)(
             state.runs, state.tangents, direction, keys
         )
-        grads = jax.vmap(lambda s, v: jax.tree.map(lambda x: s * x, v))(slopes, direction)
+        grads = as_theta(slopes[:, None] * direction, theta)
         kept = usable(grads, readings.diverged)
         num_steps = jnp.asarray(num_runs * unroll.length, jnp.int32)
         result = mean_gradient(clipped(grads, kept, 0.0), readings.loss, kept, num_steps)

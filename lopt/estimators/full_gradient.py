@@ -15,7 +15,7 @@ from lopt.base import (
 from lopt.estimators.backprop import check_clip_norm, clipped, mean_gradient, usable
 from lopt.estimators.runs import check_count
 from lopt.estimators.tangents import inexact, rebuild
-from lopt.estimators.whole import numbered, particle_keys
+from lopt.estimators.whole import numbered, numbered_keys
 
 
 def full_gradient(
@@ -55,7 +55,7 @@ def full_gradient(
     def estimate(theta, numbers, key, data, progress):
         length_key, run_key = jax.random.split(key)
         num_steps = unroll.draw_num_steps(length_key, progress)
-        keys = particle_keys(run_key, numbers)
+        keys = numbered_keys(run_key, numbers)
         losses, diverged, grads = jax.vmap(
             lambda k: _run_gradient(unroll, theta, k, num_steps, data, rematerialize)
         )(keys)

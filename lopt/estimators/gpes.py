@@ -2,21 +2,20 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from lopt.base import GradientEstimator, MetaParams, Unroll, UnrollState
+from lopt.base import Array, GradientEstimator, Unroll, UnrollState
 from lopt.estimators.antithetic import advance_pairs, antithetic_gradient
-from lopt.estimators.noise import Gaussian, Sigma, nothing
-from lopt.estimators.runs import check_count, over, select, unstarted
+from lopt.estimators.noise import Gaussian, Sigma, size
+from lopt.estimators.runs import check_count, over, particle_keys, select, unstarted
 
 
 class GPESState(NamedTuple):
     """Pairs of runs, what perturbs them now, and what has perturbed them so far."""
 
     runs: UnrollState  # leaves [N, 2, ...]
-    noise: MetaParams  # leaves [N, ...], ε
-    credit: MetaParams  # leaves [N, ...], ξ: sum of the scores of every ε of the run
+    noise: Array  # shape=[N, P], ε
+    credit: Array  # shape=[N, P], ξ: sum of the scores of every ε of the run
 
 
 def gpes(
@@ -52,23 +51,24 @@ def gpes(
     def init(theta, key, data):
         gaussian.check(theta)
         runs = unstarted(unroll, theta, key, data, num_pairs, 2)
-        return GPESState(runs, nothing(theta, num_pairs), nothing(theta, num_pairs))
+        nothing = jnp.zeros((num_pairs, size(theta)))
+        return GPESState(runs, nothing, nothing)
 
     def estimate(theta, state, key, data, progress):
-        noise_key, run_key = jax.random.split(key)
-        fresh, score = gaussian.draw(
-            theta, jax.random.split(noise_key, num_pairs), progress
-        )
+        keys = particle_keys(key, num_pairs)
+        fresh, score = gaussian.draw(theta, keys.noise, progress)
         is_new = over(state.runs)[:, 0]
         is_due = is_new
         if period is not None:
             is_due |= state.runs.step[:, 0] % (period * unroll.length) == 0
         noise = select(is_due, fresh, state.noise)
-        added = select(is_due, jax.tree.map(jnp.add, state.credit, score), state.credit)
+        added = select(is_due, state.credit + score, state.credit)
         credit = select(is_new, score, added)
         readings, runs = advance_pairs(
-            unroll, theta, noise, state.runs, run_key, data, progress
+            unroll, theta, noise, state.runs, keys, data, progress
         )
-        return antithetic_gradient(readings, credit), GPESState(runs, noise, credit)
+        return antithetic_gradient(readings, credit, theta), GPESState(
+            runs, noise, credit
+        )
 
     return GradientEstimator(init, estimate)

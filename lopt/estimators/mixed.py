@@ -11,8 +11,8 @@ from lopt.estimators.backprop import (
     truncation_gradient,
     usable,
 )
-from lopt.estimators.noise import Gaussian, Sigma
-from lopt.estimators.runs import check_count, ended, unstarted
+from lopt.estimators.noise import Gaussian, Sigma, as_theta
+from lopt.estimators.runs import check_count, ended, particle_keys, unstarted
 
 
 def mixed(
@@ -55,11 +55,8 @@ def mixed(
         return unstarted(unroll, theta, key, data, num_pairs, 2)
 
     def estimate(theta, runs, key, data, progress):
-        noise_key, run_key = jax.random.split(key)
-        noise, score = gaussian.draw(
-            theta, jax.random.split(noise_key, num_pairs), progress
-        )
-        keys = jax.random.split(run_key, (num_pairs, 3))
+        keys = particle_keys(key, num_pairs)
+        noise, score = gaussian.draw(theta, keys.noise, progress)
 
         def member(weights, keys, run):
             return truncation_gradient(
@@ -71,7 +68,7 @@ def mixed(
         backprop = jax.tree.map(lambda g: jnp.mean(g, axis=1), grads)
         backprop = clipped(backprop, kept, clip_norm)
         half = 0.5 * differences(readings.loss)
-        es = jax.vmap(lambda h, s: jax.tree.map(lambda x: h * x, s))(half, score)
+        es = as_theta(half[:, None] * score, theta)
         result = MetaGradient(
             grad=jax.tree.map(lambda b, e: mixture(b, e, kept), backprop, es),
             loss=jnp.mean(readings.loss),

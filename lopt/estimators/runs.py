@@ -1,5 +1,7 @@
 """Inner runs that outlive a call: one a particle, out of step with one another."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -11,6 +13,21 @@ def check_count(name: str, value: int, least: int = 1) -> None:
     """Raises `BrokenRule` unless the option `name` is at least so many."""
     if value < least:
         raise BrokenRule(name, f"be at least {least}", value)
+
+
+class ParticleKeys(NamedTuple):
+    """For what particles draw in one call; of one particle, or [N]."""
+
+    noise: PRNGKey
+    length: PRNGKey  # of a run that starts
+    cut: PRNGKey  # of the very first run
+    init: PRNGKey
+    data: PRNGKey
+
+
+def particle_keys(key: PRNGKey, num: int) -> ParticleKeys:
+    """Keys [num], by one split: each takes a fifth of a second to compile."""
+    return ParticleKeys(*jax.random.split(key, (len(ParticleKeys._fields), num)))
 
 
 def unstarted(
@@ -29,7 +46,7 @@ def started(
     unroll: Unroll,
     theta: MetaParams,
     run: UnrollState,
-    keys: PRNGKey,  # shape=[2], for the length and for the initialization
+    keys: ParticleKeys,
     data: Data,
     progress: Array,
 ) -> UnrollState:
@@ -39,13 +56,12 @@ def started(
     of step with one another; without it all would be young, or old, together. A cut run
     is a short run in every respect: it knows its length.
     """
-    draw_key, cut_key = jax.random.split(keys[0])
-    num_steps = unroll.draw_num_steps(draw_key, progress)
+    num_steps = unroll.draw_num_steps(keys.length, progress)
     longest = num_steps // unroll.length
-    cut = 1 + (jax.random.uniform(cut_key) * longest).astype(jnp.int32)
+    cut = 1 + (jax.random.uniform(keys.cut) * longest).astype(jnp.int32)
     is_first = run.num_steps == 0
     num_steps = jnp.where(is_first, cut * unroll.length, num_steps)
-    fresh = unroll.init(theta, keys[1], data, num_steps)
+    fresh = unroll.init(theta, keys.init, data, num_steps)
     is_over = over(run)
     return jax.tree.map(lambda a, b: jnp.where(is_over, a, b), fresh, run)
 

@@ -11,7 +11,7 @@ from lopt.estimators.backprop import (
     truncation_gradient,
     usable,
 )
-from lopt.estimators.runs import check_count, ended, unstarted
+from lopt.estimators.runs import check_count, ended, particle_keys, unstarted
 
 
 def tbptt(
@@ -45,7 +45,7 @@ def tbptt(
         return unstarted(unroll, theta, key, data, num_runs)
 
     def estimate(theta, runs, key, data, progress):
-        keys = jax.random.split(key, (num_runs, 3))
+        keys = particle_keys(key, num_runs)
 
         def gradient(run, keys):
             return truncation_gradient(

@@ -17,7 +17,7 @@ def numbered(num: int) -> Array:
     return jnp.arange(num, dtype=jnp.int32)
 
 
-def particle_keys(key: PRNGKey, numbers: Array) -> PRNGKey:
+def numbered_keys(key: PRNGKey, numbers: Array) -> PRNGKey:
     """A key for each particle, [N]."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
 
@@ -25,7 +25,7 @@ def particle_keys(key: PRNGKey, numbers: Array) -> PRNGKey:
 def whole_pairs(
     unroll: Unroll,
     theta: MetaParams,
-    noise: MetaParams,  # leaves [N, ...]
+    noise: Array,  # shape=[N, P]
     keys: PRNGKey,  # shape=[N]
     num_steps: Array,
     data: Data,

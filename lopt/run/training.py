@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -145,25 +146,38 @@ class _Work:
         """The state that was saved, bit for bit; None where nothing was."""
         if not self.todo.step:
             return None
-        template = self.trainer.shapes()
-        if self.selector is not None:
-            template = jax.eval_shape(self.selector.start, template)
         checkpoints = folder / rundir.CHECKPOINTS
-        state = snapshots.restore(checkpoints, self.todo.step, template)
+        state = snapshots.restore(checkpoints, self.todo.step, self.shapes())
         return self.trainer.place(state)
 
-    def compile(self, state: TrainState) -> tuple[Step, Score | None, dict[str, Any]]:
-        """One outer step, what scores theta, and how long that took, for run.json."""
+    def begin(
+        self, folder: Path | None = None
+    ) -> tuple[TrainState, Step, Score | None, dict[str, Any]]:
+        """The state, one outer step, what scores theta, and seconds for run.json."""
         done = self.progress.compiled
         total = len(self.trainer.groups) + (self.selector is not None)
         done(0, total)
-        step = self.trainer.compile(state, lambda i, _: done(i, total))
+        restored = None if folder is None else self.restored(folder)
+        shapes = self.trainer.placed(self.shapes())
+        with ThreadPoolExecutor(1) as pool:
+            # A state is made by a program, too, which compiles while others are lowered.
+            making = pool.submit(lambda: restored or self.initial())
+            step = self.trainer.compile(shapes, lambda i, _: done(i, total))
+            state = making.result()
         if self.selector is None:
-            return step, None, {}
+            return state, step, None, {}
         started = time.perf_counter()
         score = self.selector.compile(state)
         done(total, total)
-        return step, score, {"selection_compile_seconds": _seconds_since(started)}
+        seconds = {"selection_compile_seconds": _seconds_since(started)}
+        return state, step, score, seconds
+
+    def shapes(self) -> TrainState:
+        """Those of the state."""
+        shapes = self.trainer.shapes()
+        if self.selector is None:
+            return shapes
+        return jax.eval_shape(self.selector.start, shapes)
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint is due, the last one aside."""
@@ -197,8 +211,7 @@ class _Work:
 def _in_memory(work: _Work) -> Run:
     """A run that leaves nothing behind; a signal does what it always does."""
     metrics, selection = [], []
-    state = work.initial()
-    step_fn, score, _ = work.compile(state)
+    state, step_fn, score, _ = work.begin()
     steps = work.config.outer_steps
     log = Log(work.trainer, steps, work.progress, metrics.append)
     select = work.select(score, selection.append)
@@ -217,8 +230,7 @@ def _in_folder(work: _Work, folder: Path, origin: str | None) -> Run:
     config, todo, started = work.config, work.todo, time.perf_counter()
     rundir.make_folder(folder)  # a place that refuses is found before compiling
     with handling(_stop_at_once):
-        state = work.restored(folder) or work.initial()
-        step_fn, score, seconds = work.compile(state)
+        state, step_fn, score, seconds = work.begin(folder)
     session = _session(todo) | {"compile_seconds": _seconds_since(started), **seconds}
     if todo.step:
         for what in rundir.add_session(folder, session):
