@@ -11,8 +11,8 @@ The work is that of bench_work.py. The peer trains by its `SingleMachineGradient
 with its defaults, and ("best") with whole truncations in one compiled call; its way to
 stack both signs fails under this jax (a buffer donated twice). Its batches come from a
 list made beforehand, so that it does not wait for data. Each side lives in a process of
-its own and rests while the other works; figures are medians over turns. About 3 minutes
-on 2 cores. Expected there: ratios to the peer's defaults of at least 4 (`mlp`), 5
+its own and rests while the other works; figures are medians over turns. About 4 minutes
+on 2 cores. Asked for: ratios to the peer's defaults of at least 4 (`mlp`), 5
 (`adafac_mlp`) and, for backpropagation, 1.5.
 """
 
