@@ -106,9 +106,9 @@ def test_another_optimizer_drops_the_options_of_the_first(suite):
     assert same.optimizer.options == {"hidden_sizes": [8, 8]}
     other = load_suite(suite, ["optimizer.name=mlp", "optimizer.size=3"])
     assert other.optimizer == ComponentConfig(name="mlp", options={"size": 3})
-    # Estimators share their options.
-    pes = load_suite(suite, ["estimator.name=es"])
-    assert pes.estimator.options == {"num_pairs": 4, "sigma": 1}
+    assert load_suite(suite, ["estimator.name=pes"]).estimator == same.estimator
+    other = load_suite(suite, ["estimator.name=tbptt", "estimator.num_runs=3"])
+    assert other.estimator == ComponentConfig(name="tbptt", options={"num_runs": 3})
 
 
 def test_the_plain_form_round_trips_through_json(suite):

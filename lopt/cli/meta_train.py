@@ -53,10 +53,15 @@ def command(
     ] = None,
     optimizer: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Learned optimizer; drops its options."),
+        typer.Option(
+            metavar="NAME", help="Learned optimizer; drops the suite's options."
+        ),
     ] = None,
     estimator: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Meta-gradient estimator.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Meta-gradient estimator; drops the suite's options."
+        ),
     ] = None,
     devices: Devices = None,
     trust: Trust = False,

@@ -10,6 +10,7 @@ from typing import Any
 
 from lopt.config.rules import BrokenRule
 from lopt.config.schema import (
+    DEFAULTS,
     ComponentConfig,
     OuterOptimizerConfig,
     RunConfig,
@@ -44,8 +45,7 @@ def from_dict(mapping: Mapping[str, Any]) -> RunConfig:
     """
     table = dict(mapping)
     for key, cls, defaults in (
-        ("optimizer", ComponentConfig, {"name": "layerwise"}),
-        ("estimator", ComponentConfig, {"name": "nres"}),
+        *((key, ComponentConfig, {"name": name}) for key, name in DEFAULTS.items()),
         ("unroll", UnrollConfig, {}),
         ("outer_optimizer", OuterOptimizerConfig, {}),
     ):

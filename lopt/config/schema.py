@@ -9,6 +9,9 @@ from lopt.errors import ConfigError
 
 Options = dict[str, Any]
 
+DEFAULTS = {"optimizer": "layerwise", "estimator": "nres"}
+"""The component in each of these tables where none is named."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentConfig:
@@ -191,10 +194,10 @@ class RunConfig:
     checkpoint_every: int = 25
     keep_checkpoints: int = 2
     optimizer: ComponentConfig = field(
-        default_factory=lambda: ComponentConfig(name="layerwise")
+        default_factory=lambda: ComponentConfig(name=DEFAULTS["optimizer"])
     )
     estimator: ComponentConfig = field(
-        default_factory=lambda: ComponentConfig(name="nres")
+        default_factory=lambda: ComponentConfig(name=DEFAULTS["estimator"])
     )
     unroll: UnrollConfig = UnrollConfig()
     outer_optimizer: OuterOptimizerConfig = field(default_factory=OuterOptimizerConfig)

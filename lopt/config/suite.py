@@ -15,7 +15,7 @@ from typing import Any
 from lopt.config.plain import from_dict
 from lopt.config.released import released
 from lopt.config.rules import BrokenRule
-from lopt.config.schema import RunConfig, SelectionConfig
+from lopt.config.schema import DEFAULTS, RunConfig, SelectionConfig
 from lopt.errors import ConfigError, unknown_name
 
 _PYTHON_FILE = re.compile(r"(?P<file>.+\.py)(?P<factory>:\w+)?")
@@ -28,8 +28,8 @@ def load_suite(suite: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
       suite: a released suite's name, the path of a TOML file, or the path of a Python
         file with a factory `task`: a suite of that one task. A path wins over a name.
       overrides: `dotted.key=value`, the value in TOML or a bare word; the last wins.
-        Another `optimizer.name` than the suite's drops the suite's other `optimizer`
-        keys, which are options of another factory.
+        Another `optimizer.name` or `estimator.name` than the suite's drops the suite's
+        other keys of that table, which are options of another factory.
 
     Raises:
       ConfigError: an unreadable suite, an unknown key, a wrong type, a broken rule.
@@ -209,7 +209,8 @@ def _apply(
         place = _place(part, key, keys[: depth + 1])
         part = part.setdefault(place, {}) if isinstance(part, dict) else part[place]
     last = _place(part, keys[-1], keys)
-    if keys == ["optimizer", "name"] and part.get("name", "layerwise") != value:
+    component = keys[0] if keys[1:] == ["name"] else ""
+    if component in DEFAULTS and part.get("name", DEFAULTS[component]) != value:
         part.clear()
     part[last] = value
 
