@@ -255,7 +255,7 @@ class MetaGradient(NamedTuple):
 
     grad: MetaParams
     loss: Array  # shape=[], the mean meta-loss of what was run
-    num_diverged: Array  # shape=[], int32: runs that met a non-finite loss
+    num_diverged: Array  # shape=[], int32: runs not finite, or left out with one
     num_steps: Array  # shape=[], int32: inner steps taken, all particles together
 
 

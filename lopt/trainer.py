@@ -6,6 +6,7 @@ and signs. Pairs are sharded over the devices there are, so that two CPU cores o
 accelerators run them side by side.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -98,7 +99,7 @@ class Trainer:
         """The state before the first outer step, from given meta-parameters or new."""
         # One program: operation by operation there would be dozens to compile.
         arguments = key, theta, self.datas
-        shardings = self._shardings(jax.eval_shape(self._init, *arguments))
+        shardings = self._shardings(self.shapes())
         program = jax.jit(self._init, out_shardings=shardings)
         return compile_lowered(program.lower(*arguments))(*arguments)
 
@@ -233,9 +234,10 @@ class Trainer:
 
     def _task_keys(self, key: PRNGKey) -> tuple[list[PRNGKey], PRNGKey]:
         """For each group a key for each task; and the key of the next outer step."""
-        *keys, key = jax.random.split(key, len(self.task_names) + 1)
-        keys = iter(keys)
-        return [jnp.stack([next(keys) for _ in g.names]) for g in self.groups], key
+        ends = list(itertools.accumulate(len(group.names) for group in self.groups))
+        keys = jax.random.split(key, len(self.task_names) + 1)
+        starts = [0, *ends[:-1]]
+        return [keys[a:b] for a, b in zip(starts, ends, strict=True)], keys[-1]
 
     def _finish(self, state: TrainState, results, update):
         """Theta's update; the old particles are gone by now, the new ones untouched."""

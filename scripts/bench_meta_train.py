@@ -1,7 +1,7 @@
 """How fast meta-training is: rates, ratios to floors, compile times, memory, growth.
 
     python scripts/bench_meta_train.py               everything, 12 minutes on 2 cores
-    python scripts/bench_meta_train.py --quick       the same in fewer points, 3 minutes
+    python scripts/bench_meta_train.py --quick       the same in fewer points
     python scripts/bench_meta_train.py --parts rates,cores
 
 prints tables and writes benchmarks/meta_train.json and .png. The work is that of

@@ -64,6 +64,7 @@ class Gaussian:
         unit = jax.vmap(lambda key: jax.random.normal(key, (size(theta),)))(keys)
         sizes = [leaf.size for leaf in jax.tree.leaves(theta)]
         first, last = np.repeat(np.asarray(self._ends(theta)), sizes, axis=0).T
+        # One number, where there is one, is not written out for every entry.
         if np.all(first == first[:1]) and np.all(last == last[:1]):
             first, last = first[:1], last[:1]
         sigma = jnp.asarray(first, jnp.float32)
