@@ -10,7 +10,7 @@ import pytest
 from problems import quadratic
 from unrolls import learnable_sgd
 
-from lopt.base import GradientEstimator, MetaGradient
+from lopt.base import GradientEstimator, LearnedOptimizer, MetaGradient
 from lopt.estimators import ESTIMATORS
 from lopt.families.mlp import mlp
 from lopt.groups import group_tasks
@@ -182,6 +182,33 @@ def test_theta_never_receives_a_non_finite_update(key):
     after, metrics = advance(trainer, before, 2)
     leaves_equal((theta, outer), (after.theta, after.outer_opt_state))
     assert bool(metrics.skipped) and int(after.step) == 2
+
+
+def test_no_key_serves_twice(key):
+    """Of theta, the estimators, and every task at every outer step, in two groups."""
+    used = []
+
+    def row(key):
+        return jax.random.key_data(key)[None]
+
+    def estimate(theta, state, key, data, progress):
+        grad = jax.tree.map(jnp.zeros_like, theta)
+        return MetaGradient(grad, jnp.float32(0), jnp.int32(0), jnp.int32(0)), row(key)
+
+    estimator = GradientEstimator(lambda theta, key, data: row(key), estimate)
+    lopt = LearnedOptimizer(lambda key: {"key": row(key)}, learnable_sgd().opt_fn)
+    shapes = ((1.0,), (2.0,), (1.0, 1.0))
+    tasks = [entry(quadratic(curvature=c)) for c in shapes]
+    trainer = Trainer(lopt, group_tasks(tasks, lambda _: estimator), optax.sgd(0.0), 3)
+    assert [len(group.names) for group in trainer.groups] == [2, 1]
+    state = trainer.init(key)
+    used += [row(key), state.theta["key"]]
+    for _ in range(3):
+        keys = [x.reshape(-1, 2) for x in state.estimator_states]
+        used += [row(state.key), *keys]
+        state, _ = trainer.step(state, trainer.datas)
+    used = np.concatenate([*used, row(state.key)])
+    assert len(np.unique(used, axis=0)) == len(used) == 2 + 3 * 4 + 1
 
 
 def test_given_meta_parameters_are_the_start(key):
