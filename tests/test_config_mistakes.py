@@ -88,7 +88,7 @@ def suite(tmp_path):
         (
             "tasks.1.min_steps=19",
             "`tasks.1.min_steps` must be at least `unroll.length` = 20, got 19",
-            None,
+            "no truncation may be longer than a run: lower `unroll.length`",
         ),
         ("tasks.1.num_steps=0", "`tasks.1.num_steps` must be at least 1, got 0", None),
         (

@@ -8,13 +8,14 @@ import numpy as np
 import optax
 import pytest
 from problems import quadratic
-from unrolls import learnable_sgd
+from unrolls import two_rates
 
 from lopt.base import GradientEstimator, LearnedOptimizer, MetaGradient
 from lopt.estimators import ESTIMATORS
 from lopt.families.mlp import mlp
 from lopt.groups import group_tasks
 from lopt.optimizers.layerwise import layerwise
+from lopt.optimizers.learnable import learnable_sgd
 from lopt.outer import SCALE_DECAY, averaged, normalized, task_scales
 from lopt.suites import SuiteTask
 from lopt.trainer import Trainer
@@ -75,7 +76,7 @@ def test_same_seed_same_bits_and_a_restored_state_continues(key):
 
 def test_compiled_step_is_the_pure_step(key):
     tasks = [entry(small_mlp()), entry(small_mlp(width=6)), entry(quadratic())]
-    trainer = make_trainer(learnable_sgd_any(), tasks)
+    trainer = make_trainer(learnable_sgd(learning_rate=0.1), tasks)
     state = trainer.init(key)
     pure, pure_metrics = trainer.step(state, trainer.datas)
     state, metrics = advance(trainer, state, 1)
@@ -84,18 +85,6 @@ def test_compiled_step_is_the_pure_step(key):
     ):
         np.testing.assert_allclose(a, b, rtol=1e-4)
     np.testing.assert_allclose(pure_metrics.task_losses, metrics.task_losses, rtol=1e-4)
-
-
-def learnable_sgd_any():
-    """`learnable_sgd` with one rate for parameters of any shape."""
-    two = learnable_sgd(0.1)
-
-    def opt_fn(theta, *, specs=None, num_steps=None):
-        del specs, num_steps
-        rate = jnp.exp(theta["log_rate"][0])
-        return optax.with_extra_args_support(optax.scale(-rate))
-
-    return type(two)(two.init, opt_fn)
 
 
 def test_pairs_are_shared_over_devices_without_changing_the_result(key):
@@ -140,7 +129,7 @@ def test_the_mixture_weighs_tasks(key):
             entry(quadratic(curvature=c), weight, min_steps=4, max_steps=4)
             for c, weight in zip(curvatures, weights, strict=True)
         ]
-        trainer = make_trainer(learnable_sgd(), tasks, estimator="es", num_pairs=2)
+        trainer = make_trainer(two_rates(), tasks, estimator="es", num_pairs=2)
         trainer = replace(trainer, outer_optimizer=optax.sgd(1.0))
         before = trainer.init(key)
         after, _ = trainer.step(before, trainer.datas)
@@ -154,7 +143,7 @@ def test_the_mixture_weighs_tasks(key):
 
 
 def test_meta_training_improves_a_bad_start(key):
-    lopt = learnable_sgd(rate=0.01)
+    lopt = two_rates(rate=0.01)
     task = quadratic(curvature=(0.5, 2.0))
     trainer = make_trainer(
         lopt, [entry(task)], rate=0.1, num_pairs=256, meta_transform="raw"
@@ -176,7 +165,7 @@ def test_theta_never_receives_a_non_finite_update(key):
 
     estimator = GradientEstimator(lambda *_: jnp.zeros((2,)), estimate)
     groups = group_tasks([entry(quadratic())], lambda _: estimator)
-    trainer = Trainer(learnable_sgd(), groups, optax.adam(0.1), 10)
+    trainer = Trainer(two_rates(), groups, optax.adam(0.1), 10)
     before = trainer.init(key)
     theta, outer = jax.tree.map(np.asarray, (before.theta, before.outer_opt_state))
     after, metrics = advance(trainer, before, 2)
@@ -196,7 +185,7 @@ def test_no_key_serves_twice(key):
         return MetaGradient(grad, jnp.float32(0), jnp.int32(0), jnp.int32(0)), row(key)
 
     estimator = GradientEstimator(lambda theta, key, data: row(key), estimate)
-    lopt = LearnedOptimizer(lambda key: {"key": row(key)}, learnable_sgd().opt_fn)
+    lopt = LearnedOptimizer(lambda key: {"key": row(key)}, two_rates().opt_fn)
     shapes = ((1.0,), (2.0,), (1.0, 1.0))
     tasks = [entry(quadratic(curvature=c)) for c in shapes]
     trainer = Trainer(lopt, group_tasks(tasks, lambda _: estimator), optax.sgd(0.0), 3)
@@ -212,7 +201,7 @@ def test_no_key_serves_twice(key):
 
 
 def test_given_meta_parameters_are_the_start(key):
-    trainer = make_trainer(learnable_sgd(), [entry(quadratic(curvature=(1.0, 2.0)))])
+    trainer = make_trainer(two_rates(), [entry(quadratic(curvature=(1.0, 2.0)))])
     state = trainer.init(key, {"log_rate": np.asarray([1.0, 2.0], np.float32)})
     np.testing.assert_array_equal(state.theta["log_rate"], [1.0, 2.0])
 
@@ -241,7 +230,7 @@ def paths():
     found = {}
     for normalize in (True, False):
         trainer = make_trainer(
-            learnable_sgd(), [*map(entry, tasks)], num_pairs=2, meta_transform="raw"
+            two_rates(), [*map(entry, tasks)], num_pairs=2, meta_transform="raw"
         )
         trainer = replace(
             trainer,
@@ -305,7 +294,5 @@ def test_normalized_meta_gradients():
 
 def test_what_is_not_used_is_not_in_the_state(key):
     """Snapshots of runs without it are as they were before it existed."""
-    state = make_trainer(learnable_sgd(), [entry(quadratic(curvature=(1.0, 2.0)))]).init(
-        key
-    )
+    state = make_trainer(two_rates(), [entry(quadratic(curvature=(1.0, 2.0)))]).init(key)
     assert (state.average, state.task_scales, state.selected) == ((), (), ())
