@@ -89,9 +89,12 @@ def test_weights_of_nothing_that_is_known(tmp_path):
     [
         ({"stepmult": 0.1}, "unknown key of `mup_adafac` `stepmult`"),
         ({"step_mult": "x"}, "`mup_adafac.step_mult` must be a number, got 'x'"),
-        ({"step_mult": -1}, "`step_mult` must be positive, got -1"),
+        ({"step_mult": -1}, "`mup_adafac.step_mult` must be positive, got -1"),
         ({"hidden_sizes": [3, 3]}, r"`hidden_sizes` is \[2, 2\] in .*, got \[3, 3\]"),
-        ({"momentum_decays": [2.0, 0.5, 0.5]}, r"`momentum_decays` must be in \[0, 1\)"),
+        (
+            {"momentum_decays": [2.0, 0.5, 0.5]},
+            r"decays` must be in \[0, 1\), got",
+        ),
         ({"theta": 3}, "`theta` must be a table, got 3"),
         ({"theta": {"rms_decay": [1.0]}}, "unknown tensor of theta `rms_decay`"),
         ({"theta": {"rms_decays": "x"}}, "`theta.rms_decays` must be a list of finite"),

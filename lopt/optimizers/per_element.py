@@ -106,10 +106,10 @@ def _by_products(layers: Layers, channels: Sequence[Array]) -> Array:
     return x
 
 
-def _sums(layer: Layer, rows: Sequence[Array]) -> list[Array]:
-    """Each output's Σ_k w_jk row_k + b_j, written out."""
+def _sums(layer: Layer, inputs: Sequence[Array]) -> list[Array]:
+    """Each output's Σ_k w_jk x_k + b_j, written out; inputs and outputs [*s]."""
     w, b = layer
-    return [sum((w[j, k] * x for k, x in enumerate(rows)), b[j]) for j in range(len(b))]
+    return [sum((w[j, k] * x for k, x in enumerate(inputs)), b[j]) for j in range(len(b))]
 
 
 def _by_shape(
