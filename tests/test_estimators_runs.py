@@ -14,8 +14,8 @@ LENGTH, LONGEST = 4, 20
 THETA = {"unused": jnp.zeros(2)}
 
 
-def drawing() -> Unroll:
-    """Runs of 20 steps whose losses are uniform draws from the truncations' keys."""
+def drawing(lengths=(LONGEST,)) -> Unroll:
+    """Runs of these lengths; losses are uniform draws from the truncations' keys."""
 
     def init(theta, key, data, num_steps):
         start = jax.random.uniform(key)
@@ -27,15 +27,15 @@ def drawing() -> Unroll:
         return Reading(jax.random.uniform(key), jnp.zeros((), bool)), after
 
     def draw_num_steps(key, progress):
-        return jnp.asarray(LONGEST, jnp.int32)
+        return jnp.asarray(lengths)[jnp.int32(jax.random.uniform(key) * len(lengths))]
 
     return Unroll(draw_num_steps, init, advance, LENGTH, LONGEST)
 
 
-def start_all(run: UnrollState, key, num: int):
+def start_all(run: UnrollState, key, num: int, lengths=(LONGEST,)):
     """So many particles that are all at this point of a run, and may start anew."""
-    keys = particle_keys(key, num)
-    start = jax.vmap(lambda k: started(drawing(), THETA, run, k, (), jnp.float32(0)))
+    keys, inner = particle_keys(key, num), drawing(lengths)
+    start = jax.vmap(lambda k: started(inner, THETA, run, k, (), jnp.float32(0)))
     return keys, start(keys)
 
 
@@ -45,11 +45,17 @@ def run_at(step: int, num_steps: int) -> UnrollState:
 
 
 def test_the_very_first_run_is_cut_at_any_truncation_alike(key):
-    _, runs = start_all(run_at(0, 0), key, 4000)
-    lengths, counts = np.unique(runs.num_steps, return_counts=True)
-    np.testing.assert_array_equal(lengths, np.arange(LENGTH, LONGEST + 1, LENGTH))
-    np.testing.assert_allclose(counts, 800, atol=4.5 * np.sqrt(4000 * 0.2 * 0.8))
-    np.testing.assert_array_equal(runs.step, 0)
+    """Also where lengths are drawn: what is cut off does not depend on the length."""
+    sizes = np.arange(1, 6)
+    for drawn in ([5], sizes):
+        lengths = tuple(LENGTH * n for n in drawn)
+        _, runs = start_all(run_at(0, 0), key, 4000, lengths)
+        cut, counts = np.unique(runs.num_steps // LENGTH, return_counts=True)
+        np.testing.assert_array_equal(cut, sizes)
+        share = np.asarray([np.mean([(n >= c) / n for n in drawn]) for c in sizes])
+        error = np.sqrt(4000 * share * (1 - share))
+        assert np.all(np.abs(counts - 4000 * share) < 4.5 * error), counts
+        np.testing.assert_array_equal(runs.step, 0)
 
 
 def test_later_runs_are_whole_and_one_in_progress_goes_on(key):
