@@ -11,6 +11,7 @@ from problems import quadratic
 from unrolls import two_rates
 
 from lopt.base import GradientEstimator, LearnedOptimizer, MetaGradient
+from lopt.errors import ConfigError
 from lopt.estimators import ESTIMATORS
 from lopt.families.mlp import mlp
 from lopt.groups import group_tasks
@@ -118,6 +119,13 @@ def test_tasks_of_one_shape_share_a_group_and_weights_sum_to_one():
     assert [group.weights for group in trainer.groups] == [
         (0.125, 0.375), (0.25,), (0.25,),
     ]  # fmt: skip
+
+
+def test_a_split_that_the_second_task_lacks_is_missed():
+    task = small_mlp()
+    lacking = replace(task, splits=("train", "valid"), name="lacking")
+    with pytest.raises(ConfigError, match="task `lacking` has"):
+        make_trainer(layerwise(hidden_sizes=()), [entry(task), entry(lacking)])
 
 
 def test_the_mixture_weighs_tasks(key):
