@@ -208,6 +208,21 @@ def test_no_key_serves_twice(key):
     assert len(np.unique(used, axis=0)) == len(used) == 2 + 3 * 4 + 1
 
 
+def test_estimators_are_told_how_far_training_is(key):
+    def estimate(theta, state, key, data, progress):
+        grad = jax.tree.map(jnp.zeros_like, theta)
+        return MetaGradient(grad, progress, jnp.int32(0), jnp.int32(0)), state
+
+    estimator = GradientEstimator(lambda *_: jnp.zeros((2,)), estimate)
+    groups = group_tasks([entry(quadratic())], lambda _: estimator)
+    trainer = Trainer(two_rates(), groups, optax.sgd(0.0), 4)
+    state, told = trainer.init(key), []
+    for _ in range(4):
+        state, metrics = trainer.step(state, trainer.datas)
+        told.append(float(metrics.loss))
+    assert told == [0.0, 0.25, 0.5, 0.75]
+
+
 def test_given_meta_parameters_are_the_start(key):
     trainer = make_trainer(two_rates(), [entry(quadratic(curvature=(1.0, 2.0)))])
     state = trainer.init(key, {"log_rate": np.asarray([1.0, 2.0], np.float32)})

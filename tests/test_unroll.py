@@ -171,7 +171,9 @@ def test_a_constant_run_length_is_the_longest(key):
     assert set(lengths_drawn(key, 100, 730, run_length="constant")) == {750}
 
 
-@pytest.mark.parametrize("progress, longest", [(0.0, 100), (0.3, 200), (0.5, 300), (1.0, 900)])
+@pytest.mark.parametrize(
+    "progress, longest", [(0.0, 100), (0.3, 200), (0.5, 300), (1.0, 900)]
+)
 def test_a_curriculum_lengthens_the_runs(progress, longest, key):
     lengths = lengths_drawn(key, 100, 900, progress, run_length="curriculum")
     assert (lengths.min(), lengths.max()) == (100, longest)
