@@ -129,9 +129,9 @@ def test_usage_errors_are_told_without_jax(line, message, hint, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_suite_that_names_a_python_file_is_refused_without_jax(suite, tmp_path):
+def test_a_suite_that_names_a_python_file_is_refused_without_jax(tmp_path):
     (tmp_path / "task.py").write_text("open('ran', 'w')")
-    suite.write_text('[[tasks]]\nfile = "task.py"\n')
+    (tmp_path / "tiny.toml").write_text('[[tasks]]\nfile = "task.py"\n')
     for command in ("meta-train tiny.toml", "evaluate x --suite tiny.toml"):
         result = lopt_process(*command.split(), cwd=tmp_path, start=WITHOUT_JAX)
         assert result.returncode == 2
