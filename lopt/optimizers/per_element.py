@@ -132,10 +132,10 @@ def _slice_width(shape: tuple[int, ...], axis: int, size: int) -> int:
     return min(width, shape[axis])
 
 
-def _sums(layer: Layer, rows: Sequence[Array]) -> list[Array]:
-    """Each output's Σ_k w_jk row_k + b_j, written out."""
+def _sums(layer: Layer, inputs: Sequence[Array]) -> list[Array]:
+    """Each output's Σ_k w_jk x_k + b_j, written out; inputs and outputs [*s]."""
     w, b = layer
-    return [sum((w[j, k] * x for k, x in enumerate(rows)), b[j]) for j in range(len(b))]
+    return [sum((w[j, k] * x for k, x in enumerate(inputs)), b[j]) for j in range(len(b))]
 
 
 def _with_columns(w: Array, channels: Sequence[Array]) -> list[tuple[Array, Array]]:
