@@ -141,9 +141,7 @@ def dataset(
     """
     if name not in DATASETS:
         raise unknown_name("dataset", name, DATASETS)
-    return dict(
-        _varied(name, num_examples, label_noise, input_scale, input_offset, seed)
-    )
+    return dict(_varied(name, num_examples, label_noise, input_scale, input_offset, seed))
 
 
 @lru_cache

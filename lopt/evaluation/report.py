@@ -25,6 +25,7 @@ from lopt.evaluation.results import (
     SpeedUp,
     TaskResult,
     Tuning,
+    rivals,
     times,
     to_dict,
 )
@@ -54,8 +55,16 @@ MEANINGS = {
     "included, while {lanes} runs share the device.",
     "diverged": "reporting runs that met a loss that is not finite.",
     "tuned": "learning rate, weight decay and schedule that the search chose for T, on "
-    "the valid split and on other seeds. * : at the edge of all that was tried.",
+    "the valid split and on other seeds; factors for `schedule`. * : at the edge of all "
+    "that was tried.",
 }
+
+
+EARNED = {
+    "static": ("learning", "the rule that `layerwise` starts from, nothing learned"),
+    "schedule": ("adapting", "its own decisions, averaged over its training and frozen"),
+}
+"""By control: what a speed-up over it is owed to, and what the control is."""
 
 
 def summary_table(results: Results) -> Table:
@@ -89,6 +98,17 @@ def summary_table(results: Results) -> Table:
 def winners(results: Results) -> list[str]:
     """Who won, a line for each task."""
     return [f"{task.name}: {task.winner}" for task in results.tasks]
+
+
+def earned(results: Results) -> list[str]:
+    """What learning and adapting added, a line for each control."""
+    lines = []
+    for name, (cause, what) in EARNED.items():
+        if name in results.speed_up_over:
+            added = results.speed_up_over[name]
+            interval = f"{_interval(added)}, 80 %"
+            lines.append(f"{cause} adds {added}× ({interval}) over {name}: {what}; tuned")
+    return lines
 
 
 def write(results: Results, directory: Path) -> tuple[Path, Path]:
@@ -131,6 +151,7 @@ def html_report(results: Results) -> str:
 <p class="lead">{_headline(results)}</p>
 {_image(svg(overview_figure(results)), "speed-ups of every task")}
 {_overview(results)}
+{_controls(results)}
 {sections}
 <h2>What the columns mean</h2>
 <dl>{_meanings(results.settings)}</dl>
@@ -157,9 +178,10 @@ dt { font-weight: 600 } dd { margin: 0 0 .6rem 1.5rem }
 
 def _headline(results: Results) -> str:
     speed_up = results.speed_up
+    names = [c.name for c in rivals(results.tasks[0].contenders)]
     count = len(results.tasks)
     tasks = "one task" if count == 1 else f"{count} tasks"
-    over = ", ".join(f"{s}× over {n}" for n, s in results.speed_up_over.items())
+    over = ", ".join(f"{results.speed_up_over[n]}× over {n}" for n in names)
     return html.escape(
         f"Median speed-up over the best baseline of each of {tasks}: {speed_up}× "
         f"(80 % interval {_interval(speed_up)}); {over}."
@@ -167,21 +189,34 @@ def _headline(results: Results) -> str:
 
 
 def _overview(results: Results) -> str:
-    header = ["task", "T", "speed-up", "80 %", "95 %", *_over(results), "in seconds"]
+    """Speed-ups over the baselines; over the controls where there is nothing else."""
+    names = [c.name for c in rivals(results.tasks[0].contenders)]
+    header = ["task", "T", "speed-up", "80 %", "95 %", *map("over {}".format, names)]
     rows = []
     for task in results.tasks:
-        rows.append(
-            [
-                task.name,
-                task.num_steps,
-                *_speed_up_cells(task.speed_up),
-                *task.speed_up_over.values(),
-                times(task.speed_up_seconds),
-            ]
-        )
-    over = results.speed_up_over.values()
+        over = [task.speed_up_over[name] for name in names]
+        cells = [task.name, task.num_steps, *_speed_up_cells(task.speed_up), *over]
+        rows.append([*cells, times(task.speed_up_seconds)])
+    over = [results.speed_up_over[name] for name in names]
     rows.append(["median", "", *_speed_up_cells(results.speed_up), *over, ""])
-    return _table(header, rows)
+    return _table([*header, "in seconds"], rows)
+
+
+def _controls(results: Results) -> str:
+    """Speed-ups over the controls, and what they are owed to; nothing without any."""
+    names = [c.name for c in results.tasks[0].contenders if c.kind == "control"]
+    if not names:
+        return ""
+    header = ["task", *(title for n in names for title in (f"over {n}", "80 %"))]
+    everything = [*((t.name, t.speed_up_over) for t in results.tasks)]
+    everything.append(("median", results.speed_up_over))
+    rows = [
+        [task, *(cell for n in names for cell in (over[n], _interval(over[n])))]
+        for task, over in everything
+    ]
+    items = "\n".join(f"<li>{html.escape(line)}.</li>" for line in earned(results))
+    title = "<h2>What learning and adapting added</h2>"
+    return f"{title}\n<ul>{items}</ul>\n{_table(header, rows)}"
 
 
 def _task_section(task: TaskResult) -> str:

@@ -4,7 +4,8 @@
 they are, tuples as lists, numbers that do not exist as null, and before them `format`
 ("lopt-evaluation") and `format_version` (1). In short:
 
-    speed_up                  median over tasks, against the best baseline of each
+    speed_up                  median over tasks, against the best baseline of each; the
+                              best control where only controls were compared with
       .value                  above 1: fewer steps are needed for the same result
       .bound                  "exact"; "at least" or "at most" where it is censored
       .interval80, .interval95  paired bootstrap intervals [low, high]
@@ -25,8 +26,9 @@ they are, tuples as lists, numbers that do not exist as null, and before them `f
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 FORMAT = "lopt-evaluation"
 FORMAT_VERSION = 1
@@ -139,6 +141,20 @@ class Results:
     tasks: tuple[TaskResult, ...]
     settings: Settings
     seconds: float
+
+
+class _OfKind(Protocol):
+    @property
+    def kind(self) -> Kind: ...
+
+
+_C = TypeVar("_C", bound=_OfKind)
+
+
+def rivals(contenders: Sequence[_C]) -> list[_C]:
+    """Those that "all" means: the baselines or, where there are none, the controls."""
+    baselines = [c for c in contenders if c.kind == "baseline"]
+    return baselines or [c for c in contenders if c.kind == "control"]
 
 
 def times(factor: float) -> str:

@@ -19,6 +19,7 @@ from lopt.evaluation.results import (
     SpeedUp,
     TaskResult,
     Tuning,
+    rivals,
     times,
 )
 
@@ -57,7 +58,7 @@ def summarize(
       settings: what was asked for.
       seconds: what it took.
     """
-    baselines = [c.name for c in contenders if c.kind == "baseline"]
+    baselines = [c.name for c in rivals(contenders)]
     comparisons: list[dict[str, _Comparison]] = []
     task_results = []
     for i, task in enumerate(tasks):
