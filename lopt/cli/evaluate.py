@@ -108,7 +108,7 @@ def command(
         console.json(results.to_dict(found))
     else:
         console.draw(report.summary_table(found))
-        for line in [*report.winners(found), *report.earned(found)]:
+        for line in [*report.winners(found), *results.earned(found)]:
             console.data(line)
     console.say(f"wrote {out / report.RESULTS_FILE} and {out / report.REPORT_FILE}")
     console.hint(f"open `{out / report.REPORT_FILE}` in a browser")

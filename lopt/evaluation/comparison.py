@@ -10,14 +10,12 @@ one shape share them. Nothing here reads or writes anything but its arguments.
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from lopt.base import LearnedOptimizer, MetaParams, Task
+from lopt.base import LearnedOptimizer, MetaParams
 from lopt.errors import ConfigError
 from lopt.evaluation.baselines import (
     DEFAULT_BASELINES,
@@ -35,7 +33,7 @@ from lopt.evaluation.contest import (
 )
 from lopt.evaluation.results import Results, Settings
 from lopt.evaluation.summary import Entry, summarize
-from lopt.evaluation.tuning import NUM_FINALISTS
+from lopt.evaluation.work import Pair, Work
 from lopt.evaluation.workers import Notify, run_jobs
 from lopt.suites import SuiteTask
 
@@ -50,9 +48,6 @@ MIN_WORKERS = 2
 
 _COMPILE_UNITS = 40_000
 """What compiling counts in the fraction that is done, in steps of one run."""
-
-Pair = tuple[int, int]
-"""Positions of a task and of a contender."""
 
 _Finished = tuple[Program, dict[Pair, list[Record]]]
 
@@ -123,7 +118,7 @@ def evaluate(
         lanes=lanes,
         device=jax.devices()[0].device_kind,
     )
-    work = _Work(
+    work = Work(
         tasks=tuple(tasks),
         contenders=tuple(contenders),
         lengths=lengths,
@@ -139,42 +134,7 @@ def evaluate(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Work:
-    """All that is to be done."""
-
-    tasks: tuple[SuiteTask, ...]
-    contenders: tuple[Contender, ...]
-    lengths: tuple[tuple[int, ...], ...]  # run lengths of each task
-    settings: Settings
-
-    def groups(self) -> list[list[Pair]]:
-        """(task, contender) pairs, those that share a program together."""
-        groups: dict[tuple, list[Pair]] = {}
-        for i, task in enumerate(self.tasks):
-            for j, contender in enumerate(self.contenders):
-                key = (
-                    _shape(task.task),
-                    contender.lopt,
-                    _signature(contender.any_theta),
-                )
-                groups.setdefault(key, []).append((i, j))
-        # Long ones first, so that the last worker is not left alone with one.
-        return sorted(groups.values(), key=lambda pairs: -sum(map(self.units, pairs)))
-
-    def units(self, pair: Pair) -> int:
-        """Steps of runs that a pair will take, extensions of the grid left out."""
-        return sum(self.budget_units(pair, length) for length in self.lengths[pair[0]])
-
-    def budget_units(self, pair: tuple[int, int], num_steps: int) -> int:
-        """The same for one run length."""
-        settings, tuned = self.settings, self.contenders[pair[1]].space is not None
-        points = (settings.trials + NUM_FINALISTS) * tuned
-        runs = settings.seeds + points * settings.tuning_seeds
-        return runs * num_steps
-
-
-def _run(work: _Work, progress: Progress | None) -> dict[Pair, Entry]:
+def _run(work: Work, progress: Progress | None) -> dict[Pair, Entry]:
     """Every pair's entry, computed by workers; progress is told from this thread."""
     groups = work.groups()
     total = sum(_COMPILE_UNITS + sum(map(work.units, group)) for group in groups)
@@ -196,7 +156,7 @@ def _workers() -> list[Any]:
     return devices * math.ceil(MIN_WORKERS / len(devices))
 
 
-def _run_group(work: _Work, group: list[Pair], device: Any, notify: Notify) -> _Finished:
+def _run_group(work: Work, group: list[Pair], device: Any, notify: Notify) -> _Finished:
     """Compiles one program and runs every pair that it serves."""
     first = work.tasks[group[0][0]].task
     contender = work.contenders[group[0][1]]
@@ -227,7 +187,7 @@ def _run_group(work: _Work, group: list[Pair], device: Any, notify: Notify) -> _
     return program, records
 
 
-def _timed(work: _Work, finished: list[_Finished]) -> dict[Pair, Entry]:
+def _timed(work: Work, finished: list[_Finished]) -> dict[Pair, Entry]:
     """The records with the time of a step, measured one program at a time."""
     entries = {}
     for program, records in finished:
@@ -312,15 +272,3 @@ def _lengths(num_steps: int, budgets: Sequence[float]) -> tuple[int, ...]:
 def _key(seed: int) -> jax.Array:
     # Whatever the default implementation is: rbg's bits depend on the place in a batch.
     return jax.random.key(seed, impl="threefry2x32")
-
-
-def _shape(task: Task) -> tuple:
-    """What two tasks must have in common to share a compiled program."""
-    functions = (task.init, task.batch, task.eval_batch, task.loss, task.loss_bound)
-    specs, treedef = jax.tree.flatten(task.specs)
-    return *functions, tuple(specs), treedef, _signature(task.data)
-
-
-def _signature(tree: Any) -> tuple:
-    leaves, treedef = jax.tree.flatten(tree)
-    return treedef, tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)

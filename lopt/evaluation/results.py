@@ -52,6 +52,16 @@ class SpeedUp:
         sign = {"exact": "", "at least": "≥ ", "at most": "≤ "}[self.bound]
         return sign + times(self.value)
 
+    @property
+    def range80(self) -> str:
+        """The 80 % interval for tables: "1.8–2.2"."""
+        return "–".join(map(times, self.interval80))
+
+    @property
+    def range95(self) -> str:
+        """The 95 % interval likewise."""
+        return "–".join(map(times, self.interval95))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
@@ -155,6 +165,24 @@ def rivals(contenders: Sequence[_C]) -> list[_C]:
     """Those that "all" means: the baselines or, where there are none, the controls."""
     baselines = [c for c in contenders if c.kind == "baseline"]
     return baselines or [c for c in contenders if c.kind == "control"]
+
+
+EARNED = {
+    "static": ("learning", "the rule that `layerwise` starts from, nothing learned"),
+    "schedule": ("adapting", "its own decisions, averaged over its training and frozen"),
+}
+"""By control: what a speed-up over it is owed to, and what the control is."""
+
+
+def earned(results: Results) -> list[str]:
+    """What learning and adapting added, a line for each control."""
+    lines = []
+    for name, (cause, what) in EARNED.items():
+        if name in results.speed_up_over:
+            added = results.speed_up_over[name]
+            interval = f"{added.range80}, 80 %"
+            lines.append(f"{cause} adds {added}× ({interval}) over {name}: {what}; tuned")
+    return lines
 
 
 def times(factor: float) -> str:
