@@ -134,6 +134,20 @@ def test_tables_in_a_pipe_are_not_cut(suite, tmp_path):
     assert "…" not in result.stdout
 
 
+def test_keys_that_not_all_tasks_have_share_a_column(capsys):
+    tasks = [
+        {"name": "a", "width": 8},
+        {"name": "b", "width": 9, "form": "plain", "n": 1},
+    ]
+    show._tasks(tasks)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    header, _, *rows = [words for words in lines if words]
+    assert header == ["name", "width", "further"]
+    assert rows == [["a", "8"], ["b", "9", "form=plain,", "n=1"]]
+    show._tasks([{"name": "a"}, {"name": "b"}])
+    assert "further" not in capsys.readouterr().out
+
+
 def test_show_prints_the_resolved_suite(suite, tmp_path):
     result = lopt_process("show", suite, "--json", cwd=tmp_path, start=WITHOUT_JAX)
     config = lopt.config.load_suite(suite)

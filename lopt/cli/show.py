@@ -105,9 +105,10 @@ def show_policy(path: Path) -> None:
     """What a learned optimizer decides over a run, role by role."""
     from lopt import show
     from lopt.checkpoint import read
+    from lopt.decisions import has_policy
 
     checkpoint = read(path)
-    if show.can_explain(checkpoint):
+    if has_policy(checkpoint):
         curves = show.policy_curves(checkpoint)
         console.data(f"over a run of {len(curves.losses)} steps on {curves.task}:")
         columns = ("role", "learning rate", "its course", "mixture")
@@ -174,9 +175,15 @@ def _selection_tasks(plain: dict[str, Any]) -> None:
 
 
 def _tasks(tasks: list[dict[str, Any]]) -> None:
-    """One row a task; a column for each key that any of them has."""
-    columns = list(dict.fromkeys(key for task in tasks for key in task))
-    console.table(columns, ([task.get(key) for key in columns] for task in tasks))
+    """One row a task; a column for each key that all have, one for all further ones."""
+    keys = dict.fromkeys(key for task in tasks for key in task)
+    columns = [key for key in keys if all(key in task for task in tasks)]
+    further = [key for key in keys if key not in columns]
+    rows = []
+    for task in tasks:
+        rest = ", ".join(f"{key}={task[key]}" for key in further if key in task)
+        rows.append([task[key] for key in columns] + ([rest] if further else []))
+    console.table(columns + (["further"] if further else []), rows)
 
 
 def _dotted(plain: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

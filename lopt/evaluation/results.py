@@ -4,7 +4,8 @@
 they are, tuples as lists, numbers that do not exist as null, and before them `format`
 ("lopt-evaluation") and `format_version` (1). In short:
 
-    speed_up                  median over tasks, against the best baseline of each
+    speed_up                  median over tasks, against the best baseline of each; the
+                              best control where only controls were compared with
       .value                  above 1: fewer steps are needed for the same result
       .bound                  "exact"; "at least" or "at most" where it is censored
       .interval80, .interval95  paired bootstrap intervals [low, high]
@@ -25,6 +26,7 @@ they are, tuples as lists, numbers that do not exist as null, and before them `f
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -49,6 +51,16 @@ class SpeedUp:
         """For tables: "≥ 8.0", "1.9"."""
         sign = {"exact": "", "at least": "≥ ", "at most": "≤ "}[self.bound]
         return sign + times(self.value)
+
+    @property
+    def range80(self) -> str:
+        """The 80 % interval for tables: "1.8–2.2"."""
+        return "–".join(map(times, self.interval80))
+
+    @property
+    def range95(self) -> str:
+        """The 95 % interval likewise."""
+        return "–".join(map(times, self.interval95))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +125,11 @@ class TaskResult:
     winner: str
     contenders: tuple[ContenderResult, ...]
 
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """The contenders' kinds by name."""
+        return {contender.name: contender.kind for contender in self.contenders}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -139,6 +156,33 @@ class Results:
     tasks: tuple[TaskResult, ...]
     settings: Settings
     seconds: float
+
+
+def rivals(kinds: Mapping[str, Kind]) -> list[str]:
+    """Whom "all" means: the baselines or, where there are none, the controls.
+
+    Args:
+      kinds: of contenders, by name.
+    """
+    baselines = [name for name, kind in kinds.items() if kind == "baseline"]
+    return baselines or [name for name, kind in kinds.items() if kind == "control"]
+
+
+EARNED = {
+    "static": ("learning", "the rule that `layerwise` starts from, tuned"),
+    "schedule": ("adapting", "its own mean decisions, frozen and tuned"),
+}
+"""By control: what a speed-up over it is owed to, and what the control is."""
+
+
+def earned(results: Results) -> list[str]:
+    """What learning and adapting are worth, a line for each control."""
+    return [
+        f"{cause} is worth {results.speed_up_over[name]}× over `{name}`, {what} "
+        f"(80 %: {results.speed_up_over[name].range80})"
+        for name, (cause, what) in EARNED.items()
+        if name in results.speed_up_over
+    ]
 
 
 def times(factor: float) -> str:
