@@ -39,7 +39,7 @@ def unchecked_types():
 def compiled(tmp_path_factory):
     """A folder of compiled programs: the same one is not compiled in each test."""
     from jax.experimental.compilation_cache import compilation_cache
-    from runs import CACHE
+    from toy_runs import CACHE
 
     folder = tmp_path_factory.getbasetemp() / "compiled"
     before = {name: getattr(jax.config, name) for name in CACHE}
@@ -55,7 +55,7 @@ def compiled(tmp_path_factory):
 @pytest.fixture(scope="module")
 def straight(compiled, tmp_path_factory):
     """An uninterrupted run of the toy suite; not to be changed."""
-    from runs import toy_run
+    from toy_runs import toy_run
 
     return toy_run(tmp_path_factory.mktemp("straight") / "run")
 

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
-from runs import TOY
+from toy_runs import TOY
 
 from lopt.config import load_suite
 from lopt.run.outer_optimizer import outer_optimizer

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
-from runs import STEPS, TOY, Recorder, contents, toy_run
+from toy_runs import STEPS, TOY, Recorder, contents, toy_run
 
 from lopt.checkpoint import load_theta
 from lopt.config import load_suite

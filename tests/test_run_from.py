@@ -6,7 +6,7 @@ import signal
 
 import numpy as np
 import pytest
-from runs import TOY, Recorder, toy_run
+from toy_runs import TOY, Recorder, toy_run
 
 from lopt.checkpoint import read, save_file
 from lopt.errors import ConfigError

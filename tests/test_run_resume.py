@@ -6,7 +6,16 @@ import signal
 import time
 
 import pytest
-from runs import STEPS, TOY, Recorder, assert_same_run, contents, start, toy_run, untimed
+from toy_runs import (
+    STEPS,
+    TOY,
+    Recorder,
+    assert_same_run,
+    contents,
+    start,
+    toy_run,
+    untimed,
+)
 
 from lopt.errors import CheckpointError, ConfigError
 from lopt.files import rundir, snapshots

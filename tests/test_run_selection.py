@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 import pytest
-from runs import (
+from toy_runs import (
     OUTER,
     STEPS,
     TOY,

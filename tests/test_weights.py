@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 from exported import PARAMS, assert_same_bits, loss_fn, train
-from runs import TOY
+from toy_runs import TOY
 
 from lopt.checkpoint import load, load_theta, read, save_file
 from lopt.errors import CheckpointError, ConfigError
