@@ -100,8 +100,12 @@ def _slice_width(shape: tuple[int, ...], axis: int, size: int) -> int:
 def _by_products(layers: Layers, channels: Sequence[Array]) -> Array:
     """The outputs [outputs, *s], with every layer as products of matrices."""
     first, *later = layers
-    x = products(first, channels)
-    for w, b in later:
+    return later_products(later, products(first, channels))
+
+
+def later_products(layers: Layers, x: Array) -> Array:
+    """The outputs [outputs, *s] of the layers after the first, from its sums [h, *s]."""
+    for w, b in layers:
         x = jnp.tensordot(w, jax.nn.relu(x), axes=1) + features.along(b, x)
     return x
 
