@@ -186,7 +186,7 @@ def _narrow_pack(
     """The outputs of small tensors, packed after the first layer, by products."""
     first, *later = layers
     hidden = [per_element.products(first, list(_unit_groups(c, eps))) for c in tensors]
-    return _packed(lambda x: per_element.rows(later, list(x)), hidden)
+    return _packed(lambda x: list(per_element.later_products(later, x)), hidden)
 
 
 def _wide_pack(
