@@ -121,6 +121,24 @@ def test_factors_are_of_the_rate_and_of_the_decay(prior, frozen, shallow, key):
     np.testing.assert_allclose(first_update(weight_decay=0.5), expected / 2, rtol=1e-4)
 
 
+@pytest.mark.parametrize("step", [0, 1, 300, 703, 999, 1200])
+def test_between_two_places_decisions_are_interpolated(prior, frozen, shallow, key, step):
+    """Means whose rate is the step itself: without gradients −λ ω φ tells λ."""
+    count = len(frozen.kinds)
+    rate = np.broadcast_to(places(1000), (1, count, POINTS)).astype(np.float32)
+    policy = jax.tree.map(lambda leaf: leaf[:1], frozen.policy)
+    ones = np.ones((1, count, POINTS), np.float32)
+    policy = policy._replace(step_size=rate, weight_decay=ones)
+    means = frozen._replace(lengths=(1000,), policy=policy)
+    params, _ = shallow.init(key, shallow.data)
+    optimizer = follow(means, prior, shallow, factors(), 1000)
+    state = optimizer.init(params)._replace(step=jnp.asarray(step))
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, state, params, value=jnp.asarray(1.0))
+    found = -updates["layer_0"]["w"] / params["layer_0"]["w"]
+    np.testing.assert_allclose(found, min(step, 999), atol=0.55)
+
+
 def test_means_are_over_seeds_and_tensors_then_tasks(feeling, shallow):
     other = mlp(depth=2, **SMALL)
     each = [means_of(feeling, [task]) for task in (shallow, other)]
