@@ -183,7 +183,7 @@ def test_controls_are_apart_and_say_what_was_earned(results):
     assert line in controls
     none = replace(
         results,
-        speed_up_over={"muon": results.speed_up},
+        speed_up_over={"muon": results.speed_up, "<b>&": results.speed_up},
         tasks=tuple(
             replace(
                 task,
