@@ -263,10 +263,7 @@ def test_the_control_is_made_for_what_is_compared(prior):
     )
     (task,) = results.tasks
     assert [c.kind for c in task.contenders] == ["learned", "control"]
-    # The prior decides by the step alone: at factors of one it is its own control.
-    ours, control = (c.budgets[-1] for c in task.contenders)
+    control = task.contenders[1].budgets[-1]
     assert control.tuning.schedule == "own"
-    if (control.tuning.learning_rate, control.tuning.weight_decay) == (1.0, 1.0):
-        np.testing.assert_allclose(control.losses, ours.losses, rtol=0.01)
     factors = {control.tuning.learning_rate, control.tuning.weight_decay}
     assert factors <= {0.0, *(2.0**i for i in range(-9, 10))}
