@@ -249,6 +249,7 @@ def test_of_a_run_the_tasks_are_those_of_its_configuration(prior, tmp_path, plac
         schedule(replace(prior, path=tmp_path / place))
 
 
+@pytest.mark.slow
 def test_the_control_is_made_for_what_is_compared(prior):
     save_file(prior, prior.path, overwrite=True)
     quick = load_suite("quick")
