@@ -181,17 +181,16 @@ def test_controls_are_apart_and_say_what_was_earned(results):
     assert line.startswith("learning is worth 0.31× over `static`, the rule that")
     assert line.endswith("(80 %: 0.31–0.31)")
     assert line in controls
-    none = replace(
-        results,
-        speed_up_over={"muon": results.speed_up, "<b>&": results.speed_up},
-        tasks=tuple(
-            replace(
-                task,
-                contenders=tuple(c for c in task.contenders if c.kind != "control"),
-            )
-            for task in results.tasks
-        ),
+    over = {"muon": results.speed_up, "<b>&": results.speed_up}
+    tasks = tuple(
+        replace(
+            task,
+            speed_up_over=over,
+            contenders=tuple(c for c in task.contenders if c.kind != "control"),
+        )
+        for task in results.tasks
     )
+    none = replace(results, speed_up_over=over, tasks=tasks)
     assert earned(none) == []
     assert "adapting" not in report.html_report(none)
 
