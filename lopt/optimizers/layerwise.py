@@ -32,7 +32,8 @@ from lopt import bases as base_table
 from lopt import mup
 from lopt.base import Array, LearnedOptimizer, MetaParams, OptFn, PRNGKey, Specs
 from lopt.bases import BASES, Base
-from lopt.errors import ConfigError, unknown_name
+from lopt.config import BrokenRule
+from lopt.errors import unknown_name
 from lopt.optimizers import checks, policy
 from lopt.packing import Packing, Stacks, packing
 
@@ -86,8 +87,10 @@ def layerwise(
         embedding of no tensors.
     """
     checks.check_sizes(hidden_sizes=hidden_sizes)
+    checks.check_not_negative(embedding_size=embedding_size, num_tensors=num_tensors)
     if embedding_size and not num_tensors:
-        raise ConfigError("`num_tensors` must be positive where tensors are embedded")
+        rule = "be positive where tensors are embedded"
+        raise BrokenRule("num_tensors", rule, num_tensors)
     combination = _combination(
         bases, learning_rate, decay_steps, final, weight_decay, prior_logits
     )
@@ -182,9 +185,7 @@ def _combination(
     prior_logits: Mapping[str, float],
 ) -> _Combination:
     checks.check_positive(learning_rate=learning_rate, decay_steps=decay_steps)
-    for name, value in {"final": final, "weight_decay": weight_decay}.items():
-        if not value >= 0:
-            raise ConfigError(f"`{name}` must be at least 0, got {value}")
+    checks.check_not_negative(final=final, weight_decay=weight_decay)
     for name in bases:
         if name not in BASES:
             raise unknown_name("base in `bases`", name, BASES)
@@ -193,10 +194,8 @@ def _combination(
             raise unknown_name("base in `prior_logits`", name, BASES)
     table = tuple(BASES[name]() for name in bases)
     if not any(base.kind == "entrywise" for base in table):
-        raise ConfigError(
-            f"`bases` must hold one that fits vectors, got {list(bases)}",
-            hint="add `adam`",
-        )
+        rule = "hold one that fits vectors"
+        raise BrokenRule("bases", rule, list(bases), hint="add `adam`")
     logits = tuple(float(prior_logits.get(name, 0.0)) for name in bases)
     prior = policy.Prior(learning_rate, decay_steps, final, weight_decay, logits)
     return _Combination(table, prior)
@@ -226,7 +225,7 @@ def _transformation(
     def update_fn(grads, state: LayerwiseState, params=None, *, value, **extra_args):
         del extra_args
         if params is None:
-            raise ValueError("`layerwise` needs the parameters: update(g, state, params)")
+            raise ValueError(checks.NO_PARAMS)
         pack = layout(params)
         g, p = pack.pack(grads), pack.pack(params)
         directions, states = _directions(table, pack, g, state.bases, p)
