@@ -130,9 +130,10 @@ def test_a_role_that_was_not_seen_is_like_the_others_of_its_sort(
     """Hidden matrices follow the mean of input and output; here rates 1 and 3."""
     rates = {("input", True): 1.0, ("output", True): 3.0, ("", True): 2.0}
     assert {*rates} == {kind for kind in frozen.kinds if kind[1]}
-    mean = frozen.policy.step_size[:, [frozen.kinds.index(k) for k in list(rates)[:2]]]
-    unseen = frozen.policy.step_size[:, frozen.kinds.index(("", True))]
-    np.testing.assert_allclose(unseen, mean.mean(axis=1), rtol=1e-6)
+    seen = [frozen.kinds.index(kind) for kind in list(rates)[:2]]
+    for leaf in (frozen.policy.step_size, frozen.policy.weight_decay):  # 0 of vectors
+        unseen = leaf[:, frozen.kinds.index(("", True))]
+        np.testing.assert_allclose(unseen, leaf[:, seen].mean(axis=1), rtol=1e-6)
     rate = [[rates.get(kind, 0.0)] * POINTS for kind in frozen.kinds]
     step_size = np.broadcast_to(rate, frozen.policy.step_size.shape).astype(np.float32)
     ones = np.ones_like(step_size)
