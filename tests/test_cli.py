@@ -134,6 +134,13 @@ def test_tables_in_a_pipe_are_not_cut(suite, tmp_path):
     assert "…" not in result.stdout
 
 
+def test_baselines_are_given_one_by_one_or_with_commas():
+    assert evaluate._names(["adamw", "muon,static", "a.safetensors"]) == [
+        "adamw", "muon", "static", "a.safetensors",
+    ]  # fmt: skip
+    assert evaluate._names(None) is None
+
+
 def test_keys_that_not_all_tasks_have_share_a_column(capsys):
     tasks = [
         {"name": "a", "width": 8},

@@ -11,10 +11,11 @@ from problems import linear_regression, quadratic, quadratic_descent
 
 from lopt.base import SPLITS, LearnedOptimizer
 from lopt.errors import ConfigError
-from lopt.evaluation.baselines import BASELINES
+from lopt.evaluation.baselines import BASELINES, Control
 from lopt.evaluation.comparison import evaluate
 from lopt.evaluation.contest import Contender, compete, compile_program
 from lopt.evaluation.curves import NEVER, NUM_POINTS, curves, point_steps
+from lopt.evaluation.page import html_report
 from lopt.evaluation.results import to_dict
 from lopt.suites import SuiteTask
 
@@ -305,3 +306,47 @@ def test_a_control_is_compared_with_but_is_not_one_of_all():
     content = to_dict(results)
     assert content["format"] == "lopt-evaluation"
     assert content["tasks"][0]["speed_up_over"]["static"]["value"] > 0
+
+
+def test_where_there_are_only_controls_the_best_of_them_counts():
+    results = evaluate(
+        PLAIN,
+        RATE,
+        [suite_task(linear_regression(), 8)],
+        baselines=["static"],
+        trials=1,
+        seeds=2,
+        tuning_seeds=1,
+    )
+    task = results.tasks[0]
+    assert task.best_baseline == "static"
+    assert task.speed_up == task.speed_up_over["static"]
+    assert "over static" in html_report(results)
+
+
+def test_a_control_is_made_when_all_else_is_in_order():
+    asked = []
+
+    def make(lengths, devices, notify):
+        asked.append(list(lengths))
+        notify("making it", 0)
+        return replace(BASELINES["static"], name="mine")
+
+    seen = []
+    arguments = dict(baselines=[Control("mine", make), "sgd"], trials=1, tuning_seeds=1)
+    tasks = [suite_task(quadratic(), 8), suite_task(quadratic(), 16)]
+    with pytest.raises(ConfigError, match="`seeds` must be at least 2"):
+        evaluate(PLAIN, RATE, tasks, seeds=1, **arguments)
+    assert asked == []
+    results = evaluate(
+        PLAIN,
+        RATE,
+        tasks[:1],
+        seeds=2,
+        progress=lambda text, fraction: seen.append((text, fraction)),
+        **arguments,
+    )
+    assert asked == [[1, 2, 4, 8]]
+    assert seen[0] == ("making it", 0.0)
+    assert [c.kind for c in results.tasks[0].contenders[1:]] == ["control", "baseline"]
+    assert results.settings.baselines == ("mine", "sgd")
