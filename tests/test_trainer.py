@@ -172,9 +172,9 @@ def test_no_key_serves_twice(key):
     used += [row(key), state.theta["key"]]
     for _ in range(3):
         keys = [x.reshape(-1, 2) for x in state.estimator_states]
-        used += [row(state.key), *keys]
+        used += [row(state.keys[-1]), *keys]
         state, _ = trainer.step(state, trainer.datas)
-    used = np.concatenate([*used, row(state.key)])
+    used = np.concatenate([*used, row(state.keys[-1])])
     assert len(np.unique(used, axis=0)) == len(used) == 2 + 3 * 4 + 1
 
 
