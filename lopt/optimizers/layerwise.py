@@ -1,24 +1,29 @@
 """Per-layer combinations of base optimizers, after L3RS.
 
-For each parameter tensor φ_ℓ the directions of K base optimizers, each normalized to
-unit RMS, are mixed:
+For each parameter tensor φ_ℓ the gradient g and its running means m_i at several decays
+are blended into one momentum, from which K base optimizers make directions d_k, each
+brought to unit RMS, that are mixed:
 
-    Δφ_ℓ = −λ_ℓ (Σ_k μ_{ℓ,k} m_{ℓ,k} d̂_{ℓ,k} + ω_ℓ φ_ℓ)
+    u_ℓ = α_{ℓ,0} g_ℓ + Σ_i α_{ℓ,i} m̂_{ℓ,i},   m_i ← β_i m_i + (1 − β_i) g, m̂ unbiased
+    Δφ_ℓ = −λ_ℓ (Σ_k μ_{ℓ,k} m_{ℓ,k} d̂_k(u_ℓ) + ω_ℓ φ_ℓ)
 
-λ (step size), μ (mixture) and ω (decoupled weight decay) come from the policy
-(policy.py), one small network shared by all tensors; m is the muP multiplier of the
-tensor for that kind of direction (mup.py). The inner loss must be passed as `value`.
+λ (step size), α (blend), μ (mixture) and ω (decoupled weight decay) come from the policy
+(policy.py), one small network shared by all tensors; m_{ℓ,k} is the muP multiplier of
+the tensor for that kind of direction (mup.py). The share of the gradient itself, α_0, is
+what approximate MARS and Nesterov's momentum set by hand. The inner loss must be passed
+as `value`.
 
-Departures from the paper: the policy corrects a stated prior, weight decay is one of its
-outputs, the multipliers follow muP, and structure takes the place of the embedding of
-each layer, which remains as an option.
+Departures from the paper: the bases share their momenta, the policy corrects a stated
+prior, blend and weight decay are outputs of it, the multipliers follow muP, and structure
+takes the place of the embedding of each layer, which remains as an option.
 
 References:
   Kristiansen, Sandler, Zhmoginov, Miller, Goyal, Lee, Vladymyrov, Narrowing the Focus:
   Learned Optimizers for Pretrained Models, 2024, arXiv 2408.09310.
+  Yuan, Liu, Wu, Zhou, Gu, MARS: Unleashing the Power of Variance Reduction for Training
+  Large Models, 2024, arXiv 2411.10438.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from types import MappingProxyType
@@ -28,16 +33,12 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from lopt import bases as base_table
 from lopt import mup
 from lopt.base import Array, LearnedOptimizer, MetaParams, PRNGKey, Specs
 from lopt.bases import BASES, Base
 from lopt.errors import ConfigError, unknown_name
-from lopt.optimizers import checks, policy
+from lopt.optimizers import checks, inputs, mixing, policy
 from lopt.packing import Packing, Stacks, packing
-
-EPS = 1e-12
-"""Keeps logs and quotients of zero gradients finite."""
 
 PRIOR_LOGITS: Mapping[str, float] = MappingProxyType({"muon": 4.0, "adam": 2.0})
 """Orthogonalized momentum for matrices, Adam elsewhere."""
@@ -47,33 +48,38 @@ class LayerwiseState(NamedTuple):
     """What a per-layer combination carries from step to step."""
 
     step: Array  # shape=[], int32
+    momenta: Stacks  # shapes [G, M, *shape]; start at zero, not yet unbiased
     bases: tuple[Any, ...]  # each base's state, over stacks
-    averages: policy.Statistics  # leaves [..., time scales]
+    averages: inputs.Statistics  # leaves [..., time scales]
 
 
 def layerwise(
     *,
-    bases: Sequence[str] = ("muon", "adam", "lion", "sgd"),
+    bases: Sequence[str] = ("muon", "adam"),
+    momenta: Sequence[float] = (0.5, 0.9, 0.98),
     hidden_sizes: Sequence[int] = (16,),
     learning_rate: float = 0.04,
     decay_steps: float = 30.0,
     final: float = 0.05,
     weight_decay: float = 2.5,
     prior_logits: Mapping[str, float] = PRIOR_LOGITS,
+    prior_blend: Sequence[float] = (0.05, 0.05, 0.6, 0.3),
     embedding_size: int = 0,
     num_tensors: int = 0,
 ) -> LearnedOptimizer:
     """A per-layer combination of base optimizers, steered by a shared network.
 
     Args:
-      bases: names in `BASES`; their order is part of theta's meaning, and the
-        agreement with the gradient is that of the first one's momentum.
+      bases: names in `BASES`; their order is part of theta's meaning.
+      momenta: decays β of the running means; the middle one is what the gradient's
+        agreement is measured with.
       hidden_sizes: of the policy network; empty: a linear policy.
       learning_rate: of the prior at the first step.
       decay_steps: steps after which the prior's step size has halved.
       final: what the prior's linear descent leaves at the end of a run.
       weight_decay: ω of the prior.
       prior_logits: of the prior's mixture; absent bases have 0.
+      prior_blend: the prior's shares of the gradient and of each momentum.
       embedding_size: entries of a learned embedding of each tensor; 0: none.
       num_tensors: how many tensors are embedded: the network that it specializes to.
 
@@ -89,14 +95,21 @@ def layerwise(
     if embedding_size and not num_tensors:
         raise ConfigError("`num_tensors` must be positive where tensors are embedded")
     combination = _combination(
-        bases, learning_rate, decay_steps, final, weight_decay, prior_logits
+        bases,
+        momenta,
+        learning_rate,
+        decay_steps,
+        final,
+        weight_decay,
+        prior_logits,
+        prior_blend,
     )
 
     def init(key: PRNGKey) -> MetaParams:
-        inputs = policy.NUM_INPUTS + embedding_size
-        theta: MetaParams = {
-            "network": policy.init_network(key, inputs, hidden_sizes, len(bases) + 2)
-        }
+        num_inputs = inputs.num_inputs(len(momenta)) + embedding_size
+        num_outputs = len(bases) + len(momenta) + 3
+        network = policy.init_network(key, num_inputs, hidden_sizes, num_outputs)
+        theta: MetaParams = {"network": network}
         if embedding_size:
             theta["embedding"] = jnp.zeros((num_tensors, embedding_size))
         return theta
@@ -138,19 +151,22 @@ def layerwise_policy(
 
 
 class _Combination(NamedTuple):
-    """What is mixed, and the policy that theta corrects."""
+    """What is blended and mixed, and the policy that theta corrects."""
 
     table: tuple[Base, ...]
+    decays: tuple[float, ...]
     prior: policy.Prior
 
 
 def _combination(
     bases: Sequence[str],
+    momenta: Sequence[float],
     learning_rate: float,
     decay_steps: float,
     final: float,
     weight_decay: float,
     prior_logits: Mapping[str, float],
+    prior_blend: Sequence[float],
 ) -> _Combination:
     checks.check_positive(learning_rate=learning_rate, decay_steps=decay_steps)
     for name, value in {"final": final, "weight_decay": weight_decay}.items():
@@ -168,9 +184,28 @@ def _combination(
             f"`bases` must hold one that fits vectors, got {list(bases)}",
             hint="add `adam`",
         )
+    _check_blend(momenta, prior_blend)
     logits = tuple(float(prior_logits.get(name, 0.0)) for name in bases)
-    prior = policy.Prior(learning_rate, decay_steps, final, weight_decay, logits)
-    return _Combination(table, prior)
+    prior = policy.Prior(
+        learning_rate, decay_steps, final, weight_decay, logits, tuple(prior_blend)
+    )
+    return _Combination(table, tuple(momenta), prior)
+
+
+def _check_blend(momenta: Sequence[float], prior_blend: Sequence[float]) -> None:
+    if not momenta or not all(0 < decay < 1 for decay in momenta):
+        raise ConfigError(
+            f"`momenta` must be decays between 0 and 1, got {list(momenta)}"
+        )
+    if len(prior_blend) != len(momenta) + 1:
+        raise ConfigError(
+            f"`prior_blend` must have {len(momenta) + 1} shares, of the gradient and of "
+            f"each momentum, got {list(prior_blend)}"
+        )
+    if not all(share > 0 for share in prior_blend):
+        raise ConfigError(
+            f"`prior_blend` must have positive shares, got {list(prior_blend)}"
+        )
 
 
 def _transformation(
@@ -179,7 +214,7 @@ def _transformation(
     specs: Specs | None,
     num_steps: ArrayLike,
 ) -> optax.GradientTransformationExtraArgs:
-    table = combination.table
+    table, decays = combination.table, jnp.asarray(combination.decays)
 
     def layout(params) -> Packing:
         return packing(mup.infer_specs(params) if specs is None else specs)
@@ -189,71 +224,46 @@ def _transformation(
         stacks = pack.pack(params)
         return LayerwiseState(
             step=jnp.zeros((), jnp.int32),
-            bases=tuple(base.transform.init(stacks) for base in table),
-            averages=policy.start_averages(pack.num_tensors),
+            momenta=mixing.start_momenta(stacks, len(decays)),
+            bases=tuple(base.init(stacks) for base in table),
+            averages=inputs.start_averages(pack.num_tensors, len(decays)),
         )
 
     def update_fn(grads, state: LayerwiseState, params=None, *, value, **extra_args):
         del extra_args
         if params is None:
             raise ValueError("`layerwise` needs the parameters: update(g, state, params)")
-        pack = layout(params)
+        pack, step = layout(params), state.step
         g, p = pack.pack(grads), pack.pack(params)
-        directions, states = _directions(table, pack, g, state.bases, p)
-        now = _statistics(pack, value, g, p, table[0].momentum(states[0]))
-        averages = policy.update_averages(state.averages, now, state.step)
+        raw, momenta = mixing.update_momenta(decays, g, state.momenta, step)
+        now = inputs.measure(pack, value, g, p, momenta, len(decays))
+        averages = inputs.update_averages(state.averages, now, step)
         total = jnp.asarray(num_steps, jnp.float32)
-        decision = _decide(theta, combination, pack, averages, state.step, total)
-        coefficients = _coefficients(table, pack, decision.mixture, directions)
-        update = _combine(pack, decision, coefficients, directions, p)
+        decision = _decide(theta, combination, pack, averages, step, total)
+        u = mixing.blend(pack, decision.blend, g, momenta)
+        directions, scales, states = [], [], []
+        for base, base_state in zip(table, state.bases, strict=True):
+            direction, base_state = base.direction(u, g, base_state, step, pack)
+            directions.append(direction)
+            scales.append(mixing.scales(pack, base, direction))
+            states.append(base_state)
+        update = mixing.update(pack, decision, directions, scales, p)
         updates = pack.unpack(update, params)
-        return updates, LayerwiseState(state.step + 1, states, averages)
+        return updates, LayerwiseState(step + 1, raw, tuple(states), averages)
 
     update: Any = update_fn  # optax's type does not know a required `value`
     return optax.GradientTransformationExtraArgs(init_fn, update)
-
-
-def _directions(
-    table: tuple[Base, ...], pack: Packing, grads: Stacks, states, params: Stacks
-) -> tuple[list[Stacks], tuple]:
-    """Each base's direction, not yet normalized if entrywise, and its next state."""
-    directions, next_states = [], []
-    for base, state in zip(table, states, strict=True):
-        direction: Any
-        direction, state = base.transform.update(grads, state, params)
-        if base.kind == "orthogonalized":
-            direction = base_table.orthogonalized(direction, pack)
-        directions.append(direction)
-        next_states.append(state)
-    return directions, tuple(next_states)
-
-
-def _statistics(
-    pack: Packing, value: ArrayLike, grads: Stacks, params: Stacks, momentum: Stacks
-) -> policy.Statistics:
-    grad_rms, momentum_rms = pack.rms(grads), pack.rms(momentum)
-    sizes = jnp.asarray(
-        [max(math.prod(spec.shape), 1) for spec in pack.specs], jnp.float32
-    )
-    dot = pack.sums(tuple(m * g for m, g in zip(momentum, grads, strict=True))) / sizes
-    return policy.Statistics(
-        log_loss=jnp.log(jnp.abs(jnp.asarray(value, jnp.float32)) + EPS),
-        log_grad=jnp.log(grad_rms + EPS),
-        log_param=jnp.log(pack.rms(params) + EPS),
-        agreement=dot / (grad_rms * momentum_rms + EPS * EPS),
-        log_signal=jnp.log(momentum_rms + EPS) - jnp.log(grad_rms + EPS),
-    )
 
 
 def _decide(
     theta: MetaParams,
     combination: _Combination,
     pack: Packing,
-    averages: policy.Statistics,
+    averages: inputs.Statistics,
     step: Array,
     num_steps: Array,
 ) -> policy.Policy:
-    inputs = policy.policy_inputs(averages, pack.specs, step, num_steps)
+    seen = inputs.policy_inputs(averages, pack.specs, step, num_steps)
     if "embedding" in theta:
         num_embedded = theta["embedding"].shape[0]
         if num_embedded != pack.num_tensors:
@@ -262,42 +272,9 @@ def _decide(
                 f"got {pack.num_tensors}"
             )
         order = [i for group in pack.groups for i in group]
-        inputs = jnp.concatenate([inputs, theta["embedding"][jnp.asarray(order)]], 1)
-    outputs = policy.apply_network(theta["network"], inputs)
-    table, prior = combination
-    available = [[base.applies(spec) for base in table] for spec in pack.specs]
-    return policy.decide(prior, outputs, available, pack.specs, step, num_steps)
-
-
-def _coefficients(
-    table: tuple[Base, ...], pack: Packing, mixture: Array, directions: list[Stacks]
-) -> Array:
-    """Factor of each raw direction: μ m, over its RMS if entrywise: [L, K]"""
-    columns = []
-    for k, base in enumerate(table):
-        multiplier = jnp.asarray(
-            [mup.update_multiplier(spec, base.kind) for spec in pack.specs], jnp.float32
-        )
-        scale = mixture[:, k] * multiplier
-        if base.kind == "entrywise":
-            scale = scale / (pack.rms(directions[k]) + EPS)
-        columns.append(scale)
-    return jnp.stack(columns, axis=1)
-
-
-def _combine(
-    pack: Packing,
-    decision: policy.Policy,
-    coefficients: Array,
-    directions: list[Stacks],
-    params: Stacks,
-) -> Stacks:
-    """−λ (Σ_k c_k d_k + ω φ) on every stack."""
-    decay = pack.spread(-decision.step_size * decision.weight_decay)
-    update = tuple(w * p for w, p in zip(decay, params, strict=True))
-    for k, direction in enumerate(directions):
-        scale = pack.spread(-decision.step_size * coefficients[:, k])
-        update = tuple(
-            u + c * d for u, c, d in zip(update, scale, direction, strict=True)
-        )
-    return update
+        seen = jnp.concatenate([seen, theta["embedding"][jnp.asarray(order)]], 1)
+    outputs = policy.apply_network(theta["network"], seen)
+    available = [[b.applies(spec) for b in combination.table] for spec in pack.specs]
+    return policy.decide(
+        combination.prior, outputs, available, pack.specs, step, num_steps
+    )
