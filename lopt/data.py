@@ -9,10 +9,15 @@ in color, averaged to 4x4. The class says which photograph and which third of it
 middle, bottom) a patch is from; a small network finds it for 63 % of unseen patches,
 and for 45 % without color. Neighbors look alike, so whole columns of patches, two by
 two and in both photographs, go to one split.
+
+`digits-permuted` are the digits with their pixels in another, fixed order: for a network
+of dense layers the same task from other initial weights, for one that knows of neighbors
+another. `digits-regrouped` asks whether a digit is odd and whether it is at least 5:
+four classes, each of two or three shapes.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import jax
@@ -54,6 +59,17 @@ def _digits() -> _Raw:
     return _table(load_digits, is_image=True)
 
 
+def _digits_permuted() -> _Raw:
+    raw = _digits()
+    order = np.random.RandomState(0).permutation(raw.x.shape[1])
+    return replace(raw, x=raw.x[:, order])
+
+
+def _digits_regrouped() -> _Raw:
+    raw = _digits()
+    return replace(raw, y=2 * (raw.y >= 5) + raw.y % 2)
+
+
 def _breast_cancer() -> _Raw:
     from sklearn.datasets import load_breast_cancer
 
@@ -90,6 +106,8 @@ def _patches() -> _Raw:
 
 DATASETS: dict[str, Callable[[], _Raw]] = {
     "digits": _digits,
+    "digits-permuted": _digits_permuted,
+    "digits-regrouped": _digits_regrouped,
     "patches": _patches,
     "breast_cancer": _breast_cancer,
     "wine": _wine,
@@ -97,15 +115,59 @@ DATASETS: dict[str, Callable[[], _Raw]] = {
 }
 
 
-def dataset(name: str) -> dict[Split, Examples]:
+def dataset(
+    name: str,
+    *,
+    num_examples: int | None = None,
+    label_noise: float = 0.0,
+    input_scale: float = 1.0,
+    input_offset: float = 0.0,
+    seed: int = 0,
+) -> dict[Split, Examples]:
     """The four splits of a dataset, each `(x [N, D] float32, y [N] int32)`.
+
+    Args:
+      name: a key of `DATASETS`.
+      num_examples: of the train split, drawn from it; None: all. A smaller number's
+        examples are among a larger one's.
+      label_noise: fraction of the train split's labels that are replaced, each by one of
+        the other classes; the other splits stay clean.
+      input_scale: s in s (x + input_offset), the inputs of every split.
+      input_offset: what is added to every input, in units of their RMS.
+      seed: of what is drawn.
 
     Raises:
       ConfigError: no dataset has this name.
     """
     if name not in DATASETS:
         raise unknown_name("dataset", name, DATASETS)
-    return dict(_dataset(name))
+    return dict(_varied(name, num_examples, label_noise, input_scale, input_offset, seed))
+
+
+@lru_cache
+def _varied(
+    name: str,
+    num_examples: int | None,
+    label_noise: float,
+    input_scale: float,
+    input_offset: float,
+    seed: int,
+) -> dict[Split, Examples]:
+    splits = dict(_dataset(name))
+    random = np.random.RandomState(seed)
+    x, y = splits["train"]
+    num_classes = 1 + int(y.max())
+    order = random.permutation(len(y))
+    if num_examples is not None:
+        x, y = x[order[:num_examples]], y[order[:num_examples]]
+    wrong = random.permutation(len(y))[: round(label_noise * len(y))]
+    shifts = random.randint(1, num_classes, size=len(wrong))
+    y = y.at[wrong].set((y[wrong] + shifts) % num_classes)
+    splits["train"] = x, y
+    if (input_scale, input_offset) != (1.0, 0.0):
+        for split, (x, y) in splits.items():
+            splits[split] = input_scale * (x + input_offset), y
+    return splits
 
 
 @lru_cache

@@ -68,6 +68,11 @@ def mlp(
     base_width: int = 32,
     output_init: float = 0.1,
     specs: str = "stated",
+    num_examples: int | None = None,
+    label_noise: float = 0.0,
+    input_scale: float = 1.0,
+    input_offset: float = 0.0,
+    data_seed: int = 0,
 ) -> Task:
     """A classifier trained on softmax cross-entropy; metrics: `accuracy`.
 
@@ -86,6 +91,12 @@ def mlp(
       specs: "stated" tells the optimizer all there is to know of each tensor, "inferred"
         what shapes tell, as of parameters that a user gives without `specs`; the form
         must then be "plain".
+      num_examples: of the train split; None: all of them.
+      label_noise: fraction of the train split's labels that are wrong.
+      input_scale: s in s (x + input_offset): inputs that are not of unit RMS.
+      input_offset: in units of their RMS: inputs that are not centered. Pixels from 0 to
+        1 are about 0.27 (x + 1.1).
+      data_seed: of the examples and labels that are drawn.
 
     Raises:
       ConfigError: an option is out of range, or names something unknown.
@@ -102,8 +113,15 @@ def mlp(
         "output_init": output_init,
         "specs": specs,
     }
+    variation = {
+        "num_examples": num_examples,
+        "label_noise": label_noise,
+        "input_scale": input_scale,
+        "input_offset": input_offset,
+    }
     _validate(options)
-    data = _dataset(dataset)
+    _validate_variation(_dataset(dataset), variation, data_seed)
+    data = _dataset(dataset, **variation, seed=data_seed)
     num_inputs = data["train"][0].shape[1]
     num_classes = 1 + max(int(y.max()) for _, y in data.values())
     net = _Net(num_inputs=num_inputs, num_classes=num_classes, **options)
@@ -111,6 +129,11 @@ def mlp(
     name += "-layer-norm" if normalization == "layer" else ""
     name += "-plain" if form == "plain" else ""
     name += "-inferred" if specs == "inferred" else ""
+    name += f"-{num_examples}-examples" if num_examples is not None else ""
+    name += f"-noise-{label_noise:g}" if label_noise else ""
+    name += f"-scale-{input_scale:g}" if input_scale != 1 else ""
+    name += f"-offset-{input_offset:g}" if input_offset else ""
+    name += f"-data-{data_seed}" if data_seed else ""
     return replace(_task(net), name=name, data=data)
 
 
@@ -139,6 +162,26 @@ def _validate(options: Mapping[str, Any]) -> None:
             raise BrokenRule(option, rule, options[option])
     if options["specs"] == "inferred" and options["form"] != "plain":
         raise BrokenRule("form", "be `plain` where specs are inferred", options["form"])
+
+
+def _validate_variation(
+    data: Mapping[Split, Examples], variation: Mapping[str, Any], seed: int
+) -> None:
+    most = len(data["train"][1])
+    value = variation["num_examples"]
+    if value is not None and (type(value) is not int or not 1 <= value <= most):
+        raise BrokenRule("num_examples", f"be an integer from 1 to {most}", value)
+    rules: dict[str, tuple[Callable[[float], bool], str]] = {
+        "label_noise": (lambda v: 0 <= v < 1, "be a number of at least 0 and below 1"),
+        "input_scale": (lambda v: 0 < v < math.inf, "be a positive number"),
+        "input_offset": (lambda v: -math.inf < v < math.inf, "be a finite number"),
+    }
+    for option, (holds, rule) in rules.items():
+        value = variation[option]
+        if type(value) not in (int, float) or not holds(value):
+            raise BrokenRule(option, rule, value)
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise BrokenRule("data_seed", "be an integer of at least 0", seed)
 
 
 @cache

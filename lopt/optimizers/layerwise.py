@@ -24,7 +24,7 @@ References:
   Large Models, 2024, arXiv 2411.10438.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ import optax
 from jax.typing import ArrayLike
 
 from lopt import mup
-from lopt.base import Array, LearnedOptimizer, MetaParams, PRNGKey, Specs
+from lopt.base import Array, LearnedOptimizer, MetaParams, OptFn, PRNGKey, Specs
 from lopt.bases import BASES, Base
 from lopt.errors import ConfigError, unknown_name
 from lopt.optimizers import checks, inputs, mixing, policy
@@ -122,7 +122,7 @@ def layerwise(
     ) -> optax.GradientTransformationExtraArgs:
         if num_steps is None:
             raise TypeError("`layerwise` needs `num_steps`, the length of the run")
-        return _transformation(theta, combination, specs, num_steps)
+        return _transformation(theta, combination, specs, num_steps, _decide)
 
     return LearnedOptimizer(init, opt_fn)
 
@@ -143,11 +143,34 @@ def layerwise_policy(
       num_steps: length of the run.
       options: all of those of the factory `layerwise`.
     """
-    combination = _combination(
-        **{name: options[name] for name in signature(_combination).parameters}
-    )
+    combination = _combination_of(options)
     total = jnp.asarray(num_steps, jnp.float32)
     return _decide(theta, combination, pack, state.averages, state.step - 1, total)
+
+
+Decide = Callable[[MetaParams, Packing, Array, Array], policy.Policy]
+"""`(theta, pack, step [], num_steps []) -> Policy`, in the order of the packing."""
+
+
+def layerwise_following(decide: Decide, options: Mapping[str, Any]) -> OptFn:
+    """`layerwise` with decisions from elsewhere in place of its policy's: for controls.
+
+    Args:
+      decide: what is done instead; theta is what the result is called with.
+      options: all of those of the factory `layerwise`.
+    """
+    combination = _combination_of(options)
+
+    def follow(theta, combination, pack, averages, step, num_steps):
+        del combination, averages
+        return decide(theta, pack, step, num_steps)
+
+    def opt_fn(theta, *, specs=None, num_steps=None):
+        if num_steps is None:
+            raise TypeError("`layerwise` needs `num_steps`, the length of the run")
+        return _transformation(theta, combination, specs, num_steps, follow)
+
+    return opt_fn
 
 
 class _Combination(NamedTuple):
@@ -156,6 +179,12 @@ class _Combination(NamedTuple):
     table: tuple[Base, ...]
     decays: tuple[float, ...]
     prior: policy.Prior
+
+
+def _combination_of(options: Mapping[str, Any]) -> _Combination:
+    return _combination(
+        **{name: options[name] for name in signature(_combination).parameters}
+    )
 
 
 def _combination(
@@ -213,6 +242,7 @@ def _transformation(
     combination: _Combination,
     specs: Specs | None,
     num_steps: ArrayLike,
+    decide: Callable[..., policy.Policy],
 ) -> optax.GradientTransformationExtraArgs:
     table, decays = combination.table, jnp.asarray(combination.decays)
 
@@ -239,7 +269,7 @@ def _transformation(
         now = inputs.measure(pack, value, g, p, momenta, len(decays))
         averages = inputs.update_averages(state.averages, now, step)
         total = jnp.asarray(num_steps, jnp.float32)
-        decision = _decide(theta, combination, pack, averages, step, total)
+        decision = decide(theta, combination, pack, averages, step, total)
         u = mixing.blend(pack, decision.blend, g, momenta)
         directions, scales, states = [], [], []
         for base, base_state in zip(table, state.bases, strict=True):
