@@ -25,7 +25,7 @@ from jax.typing import ArrayLike
 
 from lopt import mup
 from lopt.base import Array, LearnedOptimizer, MetaParams, PRNGKey, Specs
-from lopt.bases import BASES, Base, orthogonalized
+from lopt.bases import BASES, Base
 from lopt.errors import unknown_name
 from lopt.evaluation.tuning import SearchSpace
 from lopt.packing import Packing, Stacks, packing
@@ -111,7 +111,7 @@ def rule(
 
         def init_fn(params) -> RuleState:
             stacks = layout(params).pack(params)
-            states = tuple(base.transform.init(stacks) for base in table)
+            states = tuple(base.start(stacks) for base in table)
             return RuleState(jnp.zeros((), jnp.int32), states)
 
         def update_fn(updates, state, params=None, **extra_args):
@@ -121,7 +121,7 @@ def rule(
             pack = layout(params)
             g, p = pack.pack(updates), pack.pack(params)
             steps = [
-                base.transform.update(g, s, p)
+                base.follow(g, s, state.step, pack)
                 for base, s in zip(table, state.bases, strict=True)
             ]
             raw: tuple[Any, ...] = tuple(step for step, _ in steps)
@@ -178,7 +178,7 @@ def _orthogonalized(*, rms: float, normalize: bool) -> Directions:
     """Matrices orthogonalized, the rest by the second base, normalized if asked."""
 
     def directions(table, pack, raw):
-        matrices, others = orthogonalized(raw[0], pack), raw[1]
+        matrices, others = raw
         if normalize:
             scale = pack.spread(1.0 / (pack.rms(others) + _EPS))
             others = tuple(d * s for d, s in zip(others, scale, strict=True))

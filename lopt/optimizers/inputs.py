@@ -66,7 +66,7 @@ def measure(
     """
     grad_rms = pack.rms(grads)
     momentum_rms = pack.rms(momenta).reshape(pack.num_tensors, num_momenta)
-    middle = num_momenta // 2
+    middle = (num_momenta - 1) // 2
     products = tuple(m[:, middle] * g for m, g in zip(momenta, grads, strict=True))
     norms = grad_rms * momentum_rms[:, middle]
     log_grad = jnp.log(grad_rms + EPS)
@@ -146,7 +146,7 @@ def _of_tensors(averages: Statistics) -> Array:
     """What is measured of each: [L, NUM_MEASURED + M]."""
     grad, agreement = averages.log_grad, averages.agreement
     signal = averages.log_signal
-    middle = signal[:, signal.shape[1] // 2]
+    middle = signal[:, (signal.shape[1] - 1) // 2]
     columns = jnp.stack(
         [
             grad[:, 0] - grad[:, 1],

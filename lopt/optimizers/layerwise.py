@@ -40,7 +40,7 @@ from lopt.errors import ConfigError, unknown_name
 from lopt.optimizers import checks, inputs, mixing, policy
 from lopt.packing import Packing, Stacks, packing
 
-PRIOR_LOGITS: Mapping[str, float] = MappingProxyType({"muon": 4.0, "adam": 2.0})
+PRIOR_LOGITS: Mapping[str, float] = MappingProxyType({"muon": 4.0})
 """Orthogonalized momentum for matrices, Adam elsewhere."""
 
 
@@ -56,14 +56,15 @@ class LayerwiseState(NamedTuple):
 def layerwise(
     *,
     bases: Sequence[str] = ("muon", "adam"),
-    momenta: Sequence[float] = (0.5, 0.9, 0.98),
+    momenta: Sequence[float] = (0.9,),
     hidden_sizes: Sequence[int] = (16,),
-    learning_rate: float = 0.04,
+    learning_rate: float = 0.03,
     decay_steps: float = 30.0,
     final: float = 0.05,
-    weight_decay: float = 2.5,
+    weight_decay: float = 4.5,
+    logit_scale: float = 10.0,
     prior_logits: Mapping[str, float] = PRIOR_LOGITS,
-    prior_blend: Sequence[float] = (0.05, 0.05, 0.6, 0.3),
+    prior_blend: Sequence[float] = (0.3, 0.7),
     embedding_size: int = 0,
     num_tensors: int = 0,
 ) -> LearnedOptimizer:
@@ -77,7 +78,8 @@ def layerwise(
       learning_rate: of the prior at the first step.
       decay_steps: steps after which the prior's step size has halved.
       final: what the prior's linear descent leaves at the end of a run.
-      weight_decay: ω of the prior.
+      weight_decay: ω of the prior for a network of infinitely many layers.
+      logit_scale: C of the prior, by which ω is smaller for few layers (policy.py).
       prior_logits: of the prior's mixture; absent bases have 0.
       prior_blend: the prior's shares of the gradient and of each momentum.
       embedding_size: entries of a learned embedding of each tensor; 0: none.
@@ -101,6 +103,7 @@ def layerwise(
         decay_steps,
         final,
         weight_decay,
+        logit_scale,
         prior_logits,
         prior_blend,
     )
@@ -194,10 +197,13 @@ def _combination(
     decay_steps: float,
     final: float,
     weight_decay: float,
+    logit_scale: float,
     prior_logits: Mapping[str, float],
     prior_blend: Sequence[float],
 ) -> _Combination:
-    checks.check_positive(learning_rate=learning_rate, decay_steps=decay_steps)
+    checks.check_positive(
+        learning_rate=learning_rate, decay_steps=decay_steps, logit_scale=logit_scale
+    )
     for name, value in {"final": final, "weight_decay": weight_decay}.items():
         if not value >= 0:
             raise ConfigError(f"`{name}` must be at least 0, got {value}")
@@ -216,7 +222,13 @@ def _combination(
     _check_blend(momenta, prior_blend)
     logits = tuple(float(prior_logits.get(name, 0.0)) for name in bases)
     prior = policy.Prior(
-        learning_rate, decay_steps, final, weight_decay, logits, tuple(prior_blend)
+        learning_rate,
+        decay_steps,
+        final,
+        weight_decay,
+        logit_scale,
+        logits,
+        tuple(prior_blend),
     )
     return _Combination(table, tuple(momenta), prior)
 
