@@ -6,21 +6,18 @@ its policy decided at every step is averaged over the tensors of one role.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from lopt.base import Array, PRNGKey, Task
 from lopt.checkpoint import Checkpoint
+from lopt.decisions import has_policy, recorder
 from lopt.errors import CheckpointError
 from lopt.families import FAMILIES
 from lopt.files.fileformat import disk_error
-from lopt.optimizers.layerwise import LayerwiseState, layerwise_policy
-from lopt.optimizers.policy import Policy
 from lopt.packing import packing
-from lopt.unroll import inner_step
 
 BARS = " ▁▂▃▄▅▆▇█"
 COLORS = ("#c1272d", "#1f5fa8", "#2a9d5c", "#d98a1f", "#8d5fb0", "#3aa6b9")
@@ -49,12 +46,6 @@ class PolicyCurves:
     losses: np.ndarray
 
 
-def can_explain(checkpoint: Checkpoint) -> bool:
-    """Whether the optimizer has a policy that fits any network."""
-    has_policy = checkpoint.header.optimizer == "layerwise"
-    return has_policy and "embedding" not in checkpoint.theta
-
-
 def policy_curves(
     checkpoint: Checkpoint, *, num_steps: int = 300, seed: int = 0
 ) -> PolicyCurves:
@@ -63,14 +54,17 @@ def policy_curves(
     Raises:
       CheckpointError: the optimizer has no policy, or one of another network's tensors.
     """
-    if not can_explain(checkpoint):
+    if not has_policy(checkpoint):
         raise CheckpointError(
             f"`{checkpoint.path}` has no policy that a picture could show",
             hint="this is for `layerwise` without an embedding of tensors",
         )
     task = FAMILIES["mlp"]()
     key = jax.random.key(seed)
-    losses, policies = jax.device_get(_train(checkpoint, task, num_steps, key))
+    steps = jnp.arange(num_steps)
+    record = jax.jit(recorder(checkpoint, task))
+    found = record(key, steps, jnp.asarray(num_steps), task.data)
+    losses, policies = jax.device_get(found)
     specs = packing(task.specs).specs
     roles = tuple(dict.fromkeys(spec.role for spec in specs))
     # [R, L]: which tensors are averaged for a role.
@@ -85,34 +79,6 @@ def policy_curves(
         weight_decay=policies.weight_decay @ weights.T,
         losses=losses,
     )
-
-
-def _train(
-    checkpoint: Checkpoint, task: Task, num_steps: int, key: PRNGKey
-) -> tuple[Array, Policy]:
-    """Losses [T] and policies, leaves [T, L, ...]."""
-    pack, theta = packing(task.specs), checkpoint.theta
-    options = checkpoint.header.options
-    optimizer = checkpoint.lopt.opt_fn(theta, specs=task.specs, num_steps=num_steps)
-
-    @jax.jit
-    def run(key: PRNGKey, data: Any):
-        def step(carry, keys):
-            params, model_state, opt_state = carry
-            loss, *carry = inner_step(
-                task, optimizer, params, model_state, opt_state, keys, data
-            )
-            state = cast(LayerwiseState, carry[-1])
-            decided = layerwise_policy(theta, state, pack, num_steps, options)
-            return tuple(carry), (loss, decided)
-
-        init_key, run_key = jax.random.split(key)
-        params, model_state = task.init(init_key, data)
-        start = (params, model_state, optimizer.init(params))
-        keys = jax.random.split(run_key, (num_steps, 2))
-        return jax.lax.scan(step, start, keys)[1]
-
-    return run(key, task.data)
 
 
 def rows(curves: PolicyCurves) -> list[tuple[str, str, str, str]]:

@@ -54,11 +54,10 @@ def read_folder(folder: Path, step: Step | None) -> tuple[dict[str, np.ndarray],
       CheckpointError: no run, no such step, or the snapshot is damaged.
       ConfigError: a step of a snapshot.
     """
-    parent = folder.absolute().parent
-    is_snapshot = parent.name == rundir.CHECKPOINTS and folder.name.isdecimal()
+    run = run_of(folder)
+    is_snapshot = run != folder
     if is_snapshot and step is not None:
         raise ConfigError(f"`{folder}` is one checkpoint: it has no steps to choose from")
-    run = parent.parent if is_snapshot else folder
     config = rundir.read_config(run)
     saved = snapshots.steps(run / rundir.CHECKPOINTS)
     if not saved:
@@ -73,6 +72,13 @@ def read_folder(folder: Path, step: Step | None) -> tuple[dict[str, np.ndarray],
     is_result = choice == _choose(run, config, saved, None)
     header = _header(run, config, choice, is_result=is_result)
     return snapshots.read_part(snapshot, choice.part), header
+
+
+def run_of(folder: Path) -> Path:
+    """The run that a folder is, or is a snapshot of."""
+    parent = folder.absolute().parent
+    is_snapshot = parent.name == rundir.CHECKPOINTS and folder.name.isdecimal()
+    return parent.parent if is_snapshot else folder
 
 
 def _choose(run: Path, config: RunConfig, saved: list[int], step: Step | None) -> _Choice:

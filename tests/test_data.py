@@ -9,7 +9,15 @@ from lopt import data
 from lopt.base import SPLITS
 from lopt.errors import ConfigError
 
-NUM_CLASSES = {"digits": 10, "patches": 6, "breast_cancer": 2, "wine": 3, "iris": 3}
+NUM_CLASSES = {
+    "digits": 10,
+    "digits-permuted": 10,
+    "digits-regrouped": 4,
+    "patches": 6,
+    "breast_cancer": 2,
+    "wine": 3,
+    "iris": 3,
+}
 
 
 @pytest.mark.parametrize("name", data.DATASETS)
@@ -101,6 +109,67 @@ def test_patches_average_two_by_two_pixels():
     ]
     patch = data._patches().x[53 * 80 + 80 + 3]
     np.testing.assert_allclose(patch, expected)
+
+
+def test_permuted_digits_are_the_digits_with_other_places_of_pixels():
+    plain, moved = (data.dataset(name) for name in ("digits", "digits-permuted"))
+    for split in SPLITS:
+        (x, y), (u, v) = plain[split], moved[split]
+        np.testing.assert_array_equal(y, v)
+        np.testing.assert_allclose(np.sort(x, axis=1), np.sort(u, axis=1), rtol=1e-5)
+    order = [
+        int(np.flatnonzero(np.isclose(x.T, u[:, i]).all(axis=1))[0]) for i in (20, 30)
+    ]
+    assert order != [20, 30]
+
+
+def test_regrouped_digits_say_parity_and_size():
+    (x, digit), (same, group) = (
+        data.dataset(name)["test"] for name in ("digits", "digits-regrouped")
+    )
+    np.testing.assert_array_equal(x, same)
+    of_digit = [
+        set(np.asarray(group)[np.asarray(digit) == d].tolist()) for d in range(10)
+    ]
+    assert of_digit == [{0}, {1}, {0}, {1}, {0}, {3}, {2}, {3}, {2}, {3}]
+
+
+def test_fewer_examples_are_among_more_and_other_splits_stay():
+    whole = data.dataset("digits")
+    small, large = (data.dataset("digits", num_examples=n) for n in (50, 300))
+    rows = [{row.tobytes() for row in np.asarray(s["train"][0])} for s in (small, large)]
+    assert len(small["train"][1]) == 50 and len(large["train"][1]) == 300
+    assert rows[0] < rows[1] < {row.tobytes() for row in np.asarray(whole["train"][0])}
+    other = data.dataset("digits", num_examples=50, seed=1)
+    assert {row.tobytes() for row in np.asarray(other["train"][0])} != rows[0]
+    for split in ("meta", "valid", "test"):
+        assert small[split] is whole[split]
+
+
+@pytest.mark.parametrize(("noise", "num_examples"), [(0.3, None), (0.5, 100)])
+def test_noise_replaces_labels_of_the_train_split_alone(noise, num_examples):
+    clean = data.dataset("digits", num_examples=num_examples)
+    noisy = data.dataset("digits", num_examples=num_examples, label_noise=noise)
+    y, other = (np.asarray(d["train"][1]) for d in (clean, noisy))
+    assert (y != other).sum() == round(noise * len(y))
+    assert set(other.tolist()) == set(range(10))
+    np.testing.assert_array_equal(clean["train"][0], noisy["train"][0])
+    # Each wrong label is any of the other nine: no shift is left out.
+    assert set(((other - y) % 10)[y != other].tolist()) == set(range(1, 10))
+    for split in ("meta", "valid", "test"):
+        assert noisy[split] is clean[split]
+    again = data.dataset("digits", num_examples=num_examples, label_noise=noise, seed=7)
+    assert (np.asarray(again["train"][1]) != other).any()
+
+
+def test_inputs_of_every_split_are_moved_and_scaled():
+    plain = data.dataset("digits")
+    moved = data.dataset("digits", input_scale=0.5, input_offset=2.0)
+    for split in SPLITS:
+        np.testing.assert_allclose(
+            moved[split][0], 0.5 * (plain[split][0] + 2.0), rtol=1e-5, atol=1e-6
+        )
+        assert moved[split][1] is plain[split][1] or split == "train"
 
 
 def test_datasets_are_cached_and_callers_cannot_change_them():

@@ -22,6 +22,7 @@ VARIANTS = [
     ("mlp", {"normalization": "layer", "activation": "gelu", "width": 48}),
     ("mlp", {"form": "plain", "width": 48, "init": "uniform", "activation": "silu"}),
     ("mlp", {"dataset": "patches", "init": "he", "activation": "tanh"}),
+    ("mlp", {"num_examples": 60, "label_noise": 0.4, "input_offset": 1.1}),
 ]
 
 
@@ -229,6 +230,17 @@ def test_adam_learns_it(dataset, key):
         ({"init": "xavier"}, "`init` must be `lecun` or `he` or `uniform`, got"),
         ({"form": "sp"}, "`form` must be `mup` or `plain`, got 'sp'"),
         ({"dataset": "mnist"}, "unknown dataset `mnist`"),
+        ({"num_examples": 0}, "`num_examples` must be an integer from 1 to 988, got 0"),
+        ({"num_examples": 989}, "`num_examples` must be an integer from 1 to 988, got"),
+        ({"num_examples": 5.0}, "`num_examples` must be an integer from 1 to 988, got"),
+        ({"label_noise": 1}, "`label_noise` must be a number of at least 0 and below 1"),
+        ({"label_noise": True}, "`label_noise` must be a number of at least 0 and below"),
+        ({"label_noise": math.nan}, "`label_noise` must be a number of at least 0 and"),
+        ({"input_scale": 0.0}, "`input_scale` must be a positive number, got 0.0"),
+        ({"input_scale": math.inf}, "`input_scale` must be a positive number, got inf"),
+        ({"input_offset": math.nan}, "`input_offset` must be a finite number, got nan"),
+        ({"input_offset": "1"}, "`input_offset` must be a finite number, got '1'"),
+        ({"data_seed": -1}, "`data_seed` must be an integer of at least 0, got -1"),
     ],
 )
 def test_bad_options(unchecked_types, options, message):
@@ -244,3 +256,17 @@ def test_inferred_specs_are_those_of_shapes_alone(key):
     assert {spec.depth for spec in jax.tree.leaves(task.specs)} == {None}
     with pytest.raises(ConfigError, match="`form` must be `plain`"):
         mlp(specs="inferred")
+
+
+def test_what_is_done_to_the_data_is_in_the_name_and_not_in_the_program():
+    plain = mlp()
+    noisy = mlp(label_noise=0.25, input_scale=0.5, input_offset=1.1, data_seed=3)
+    few = mlp(num_examples=100)
+    assert noisy.name == plain.name + "-noise-0.25-scale-0.5-offset-1.1-data-3"
+    assert few.name == plain.name + "-100-examples"
+    for task in (noisy, few):
+        assert task.loss is plain.loss and task.init is plain.init
+    (x, y), (u, v) = plain.data["train"], noisy.data["train"]
+    assert (np.asarray(y) != np.asarray(v)).mean() == pytest.approx(0.25, abs=1e-3)
+    np.testing.assert_allclose(0.5 * (x + 1.1), u, rtol=1e-5, atol=1e-6)
+    assert len(few.data["train"][1]) == 100

@@ -18,7 +18,7 @@ LAYERS = (
     {"families", "guard", "optimizers", "options", "unroll"},
     {"estimators", "outer", "suites", "weights"},
     {"checkpoint", "groups"},
-    {"published", "trainer"},
+    {"decisions", "published", "trainer"},
     {"evaluation", "run", "show"},
     {"cli"},
 )

@@ -18,8 +18,8 @@ from lopt.evaluation import pictures, report
 from lopt.evaluation.baselines import BASELINES
 from lopt.evaluation.contest import Contender, Record
 from lopt.evaluation.curves import NUM_POINTS, Reading
-from lopt.evaluation.results import Settings, to_dict
-from lopt.evaluation.summary import Entry, summarize
+from lopt.evaluation.results import Settings, earned, to_dict
+from lopt.evaluation.summary import Entry, speed_up_over, summarize
 from lopt.evaluation.tuning import Hyperparameters, Point, SearchSpace, Tuned
 
 BUDGETS = (100, 200, 400, 800)
@@ -169,6 +169,38 @@ def test_the_page_stands_alone_and_explains_itself(results):
         assert column in text
     assert "while 6 runs share the device" in text
     assert not re.search(r"\{\w*\}", text)
+
+
+def test_controls_are_apart_and_say_what_was_earned(results):
+    page = report.html_report(results)
+    overview, controls = page.split("What learning and adapting added", 1)
+    assert "over muon" in overview and "over static" not in overview
+    assert "over static" in controls and "over muon" not in controls
+    (line,) = earned(results)
+    # Against `static` ours is 0.5 on the first task and 1/8 at most on the second.
+    assert line.startswith("learning adds 0.31× (0.31–0.31, 80 %) over static: the rule")
+    assert line in controls
+    none = replace(
+        results,
+        speed_up_over={"muon": results.speed_up},
+        tasks=tuple(
+            replace(
+                task,
+                contenders=tuple(c for c in task.contenders if c.kind != "control"),
+            )
+            for task in results.tasks
+        ),
+    )
+    assert earned(none) == []
+    assert "adapting" not in report.html_report(none)
+
+
+def test_any_contender_can_be_compared_with_any_others(results):
+    first = results.tasks[0]
+    static = speed_up_over(first, "static", ["muon", "<b>&"], seed=0)
+    assert static.value == pytest.approx(4.0)
+    assert static.interval95 == pytest.approx((4.0, 4.0))
+    assert speed_up_over(first, "ours", ["muon", "<b>&"], 0) == first.speed_up
 
 
 def test_few_seeds_are_said(results):

@@ -66,13 +66,19 @@ def test_released_suites_build(name):
     assert len({built.task.name for built in tasks}) == len(tasks)
 
 
-def test_heldout_tasks_are_not_those_of_meta_training():
-    seen, heldout = (load_suite(name).tasks for name in ("digits", "digits-heldout"))
+@pytest.mark.parametrize("suite", ["digits", "digits-varied", "digits-large"])
+def test_heldout_tasks_are_not_those_of_meta_training(suite):
+    seen, heldout = (load_suite(name).tasks for name in (suite, f"{suite}-heldout"))
     defaults = {p.name: p.default for p in signature(mlp).parameters.values()}
     trained_on = [{**defaults, **task.options} for task in seen]
     options = [{**defaults, **task.options} for task in heldout]
     for unseen in options:
         assert unseen not in trained_on
+    selected_on = load_suite("digits-large-selection").tasks
+    for task in selected_on if suite == "digits-large" else ():
+        assert {**defaults, **task.options} not in trained_on + options
+    if suite != "digits":
+        return
     for option in ("width", "depth", "activation", "dataset", "normalization"):
         assert {o[option] for o in options} - {o[option] for o in trained_on}, option
     assert max(task.num_steps for task in heldout) > max(t.num_steps for t in seen)

@@ -13,7 +13,7 @@ from lopt.errors import unknown_name
 
 EXAMPLES = (
     "lopt evaluate runs/digits --suite digits-heldout",
-    "lopt evaluate layerwise.safetensors --baseline adamw --baseline muon --trials 8",
+    "lopt evaluate layerwise.safetensors --baselines muon,static,schedule --trials 8",
     "lopt evaluate runs/digits --budget 0.5 --budget 1 --out results --json",
 )
 
@@ -48,8 +48,10 @@ def command(
         list[str] | None,
         typer.Option(
             "--baseline",
-            metavar="NAME|FILE",
-            help="Compare with this one; repeatable.  [default: all baselines]",
+            "--baselines",
+            metavar="NAME|FILE,…",
+            help="Compare with these, or the controls `static` and `schedule`; "
+            "repeatable.  [default: all baselines]",
         ),
     ] = None,
     budgets: Annotated[
@@ -97,7 +99,7 @@ def command(
             config,
             out=out,
             overwrite=force,
-            baselines=baselines,
+            baselines=_names(baselines),
             trust=trust,
             progress=bar.update,
             **{key: value for key, value in given.items() if value},
@@ -106,10 +108,15 @@ def command(
         console.json(results.to_dict(found))
     else:
         console.draw(report.summary_table(found))
-        for line in report.winners(found):
+        for line in [*report.winners(found), *results.earned(found)]:
             console.data(line)
     console.say(f"wrote {out / report.RESULTS_FILE} and {out / report.REPORT_FILE}")
     console.hint(f"open `{out / report.REPORT_FILE}` in a browser")
+
+
+def _names(lists: list[str] | None) -> list[str] | None:
+    """What was given with commas, or one by one, as one list."""
+    return [name for part in lists for name in part.split(",")] if lists else None
 
 
 def _selected(config: RunConfig, names: list[str] | None) -> RunConfig:

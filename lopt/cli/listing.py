@@ -77,6 +77,7 @@ def _families() -> dict[str, str]:
 
 def _baselines() -> dict[str, str]:
     from lopt.evaluation.baselines import BASELINES
+    from lopt.evaluation.schedule import schedule
 
     described = {}
     for name, baseline in BASELINES.items():
@@ -85,7 +86,7 @@ def _baselines() -> dict[str, str]:
         if len(space.decays) > 1:
             text += f", weight decays {space.decays[0]:g} … {space.decays[-1]:g}"
         described[name] = text
-    return described
+    return {**described, **_documented({"schedule": schedule})}
 
 
 def _documented(table: dict[str, Any]) -> dict[str, str]:

@@ -105,9 +105,10 @@ def show_policy(path: Path) -> None:
     """What a learned optimizer decides over a run, role by role."""
     from lopt import show
     from lopt.checkpoint import read
+    from lopt.decisions import has_policy
 
     checkpoint = read(path)
-    if show.can_explain(checkpoint):
+    if has_policy(checkpoint):
         curves = show.policy_curves(checkpoint)
         console.data(f"over a run of {len(curves.losses)} steps on {curves.task}:")
         columns = ("role", "learning rate", "its course", "mixture")

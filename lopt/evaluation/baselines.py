@@ -13,9 +13,10 @@ steps are proportional to gradients, and its rate is tuned anew for every width.
 Muon orthogonalizes matrices, at RMS 0.2 like Adam's, and leaves the rest to Adam (Liu
 et al., Muon is scalable for LLM training, 2025). `static` is the control: the prior of
 `layerwise` without its network, every direction of unit RMS, with its own schedule.
+Another control, `schedule`, is made of the learned optimizer itself (schedule.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from lopt.base import Array, LearnedOptimizer, MetaParams, PRNGKey, Specs
 from lopt.bases import BASES, Base
 from lopt.errors import unknown_name
 from lopt.evaluation.tuning import SearchSpace
+from lopt.evaluation.workers import Notify
 from lopt.packing import Packing, Stacks, packing
 
 WARMUP = 0.05
@@ -54,6 +56,25 @@ class Baseline:
     lopt: LearnedOptimizer
     space: SearchSpace
     control: bool = False
+
+
+Maker = Callable[[Sequence[int], Sequence[Any], Notify], Baseline]
+"""`(run lengths, devices to compute on, told what is done) -> Baseline`."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control that is made, for the run lengths that are compared, when it is known
+    that all else is in order."""
+
+    name: str
+    make: Maker
+
+
+def hyperparameters(key: PRNGKey) -> MetaParams:
+    """Theta of a hand-designed optimizer, all zero."""
+    del key
+    return {name: jnp.zeros(()) for name in ("learning_rate", "weight_decay", "constant")}
 
 
 class RuleState(NamedTuple):
@@ -89,11 +110,6 @@ def rule(
     bases: tuple[str, ...], directions: Directions, schedule: Schedule
 ) -> LearnedOptimizer:
     """The optimizer −η_t (m d + ω φ); its theta are its hyperparameters."""
-
-    def init(key: PRNGKey) -> MetaParams:
-        del key
-        names = ("learning_rate", "weight_decay", "constant")
-        return {name: jnp.zeros(()) for name in names}
 
     def opt_fn(
         theta: MetaParams,
@@ -132,7 +148,7 @@ def rule(
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
-    return LearnedOptimizer(init, opt_fn)
+    return LearnedOptimizer(hyperparameters, opt_fn)
 
 
 def _decayed(

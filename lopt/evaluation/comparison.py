@@ -10,16 +10,19 @@ one shape share them. Nothing here reads or writes anything but its arguments.
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from lopt.base import LearnedOptimizer, MetaParams, Task
+from lopt.base import LearnedOptimizer, MetaParams
 from lopt.errors import ConfigError
-from lopt.evaluation.baselines import DEFAULT_BASELINES, baseline
+from lopt.evaluation.baselines import (
+    DEFAULT_BASELINES,
+    Baseline,
+    Control,
+    baseline,
+)
 from lopt.evaluation.contest import (
     Contender,
     Program,
@@ -30,7 +33,7 @@ from lopt.evaluation.contest import (
 )
 from lopt.evaluation.results import Results, Settings
 from lopt.evaluation.summary import Entry, summarize
-from lopt.evaluation.tuning import NUM_FINALISTS
+from lopt.evaluation.work import Pair, Work
 from lopt.evaluation.workers import Notify, run_jobs
 from lopt.suites import SuiteTask
 
@@ -46,10 +49,12 @@ MIN_WORKERS = 2
 _COMPILE_UNITS = 40_000
 """What compiling counts in the fraction that is done, in steps of one run."""
 
-Pair = tuple[int, int]
-"""Positions of a task and of a contender."""
-
 _Finished = tuple[Program, dict[Pair, list[Record]]]
+
+Learned = tuple[str, LearnedOptimizer, MetaParams]
+"""A learned optimizer: its name, itself, its theta."""
+Rival = str | Control | Learned
+"""What is compared with: a name in `BASELINES`, a control, a learned optimizer."""
 
 Progress = Callable[[str, float], None]
 """`(text, fraction done)`, called from the caller's thread."""
@@ -62,9 +67,7 @@ def evaluate(
     *,
     name: str = "learned",
     suite: str = "",
-    baselines: Sequence[str | tuple[str, LearnedOptimizer, MetaParams]] = (
-        DEFAULT_BASELINES
-    ),
+    baselines: Sequence[Rival] = DEFAULT_BASELINES,
     trials: int = 16,
     seeds: int = 16,
     tuning_seeds: int = 3,
@@ -81,7 +84,7 @@ def evaluate(
       tasks: what is trained, each for its `num_steps` and the smaller budgets.
       name: of the learned optimizer, for people.
       suite: the tasks' name, for people.
-      baselines: names in `BASELINES`, or (name, optimizer, theta) of learned ones.
+      baselines: what it is compared with.
       trials: points of each search, for each baseline, task and budget.
       seeds: reporting seeds; intervals need at least 10 to mean what they say.
       tuning_seeds: seeds of each trial, and as many others of the finals.
@@ -94,16 +97,19 @@ def evaluate(
       ConfigError: an argument is out of range, or a name unknown or used twice.
     """
     started = time.monotonic()
-    contenders = [Contender(name=name, kind="learned", lopt=lopt, theta=theta)]
-    contenders += [_contender(item) for item in baselines]
-    _validate(contenders, tasks, trials, seeds, tuning_seeds, budgets)
+    found = [baseline(item) if isinstance(item, str) else item for item in baselines]
+    names = [item[0] if isinstance(item, tuple) else item.name for item in found]
+    _validate([name, *names], tasks, trials, seeds, tuning_seeds, budgets)
+    lengths = tuple(_lengths(task.num_steps, budgets) for task in tasks)
+    ours = Contender(name=name, kind="learned", lopt=lopt, theta=theta)
+    contenders = [ours, *(_contender(item, lengths, progress) for item in found)]
     if lanes is None:
         most = MAX_LANES_CPU if jax.default_backend() == "cpu" else MAX_LANES
         # As few as divide the reporting seeds evenly: no lane is padded then.
         lanes = math.ceil(seeds / math.ceil(seeds / most))
     settings = Settings(
         suite=suite,
-        baselines=tuple(c.name for c in contenders[1:]),
+        baselines=tuple(names),
         trials=trials,
         seeds=seeds,
         tuning_seeds=tuning_seeds,
@@ -112,10 +118,10 @@ def evaluate(
         lanes=lanes,
         device=jax.devices()[0].device_kind,
     )
-    work = _Work(
+    work = Work(
         tasks=tuple(tasks),
         contenders=tuple(contenders),
-        lengths=tuple(_lengths(task.num_steps, budgets) for task in tasks),
+        lengths=lengths,
         settings=settings,
     )
     entries = _run(work, progress)
@@ -128,42 +134,7 @@ def evaluate(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Work:
-    """All that is to be done."""
-
-    tasks: tuple[SuiteTask, ...]
-    contenders: tuple[Contender, ...]
-    lengths: tuple[tuple[int, ...], ...]  # run lengths of each task
-    settings: Settings
-
-    def groups(self) -> list[list[Pair]]:
-        """(task, contender) pairs, those that share a program together."""
-        groups: dict[tuple, list[Pair]] = {}
-        for i, task in enumerate(self.tasks):
-            for j, contender in enumerate(self.contenders):
-                key = (
-                    _shape(task.task),
-                    contender.lopt,
-                    _signature(contender.any_theta),
-                )
-                groups.setdefault(key, []).append((i, j))
-        # Long ones first, so that the last worker is not left alone with one.
-        return sorted(groups.values(), key=lambda pairs: -sum(map(self.units, pairs)))
-
-    def units(self, pair: Pair) -> int:
-        """Steps of runs that a pair will take, extensions of the grid left out."""
-        return sum(self.budget_units(pair, length) for length in self.lengths[pair[0]])
-
-    def budget_units(self, pair: tuple[int, int], num_steps: int) -> int:
-        """The same for one run length."""
-        settings, tuned = self.settings, self.contenders[pair[1]].space is not None
-        points = (settings.trials + NUM_FINALISTS) * tuned
-        runs = settings.seeds + points * settings.tuning_seeds
-        return runs * num_steps
-
-
-def _run(work: _Work, progress: Progress | None) -> dict[Pair, Entry]:
+def _run(work: Work, progress: Progress | None) -> dict[Pair, Entry]:
     """Every pair's entry, computed by workers; progress is told from this thread."""
     groups = work.groups()
     total = sum(_COMPILE_UNITS + sum(map(work.units, group)) for group in groups)
@@ -175,13 +146,17 @@ def _run(work: _Work, progress: Progress | None) -> dict[Pair, Entry]:
         if progress is not None:
             progress(text, min(done / total, 1.0))
 
-    devices = jax.local_devices()
-    workers = devices * math.ceil(MIN_WORKERS / len(devices))
     jobs = [partial(_run_group, work, group) for group in groups]
-    return _timed(work, run_jobs(jobs, workers, on_notice))
+    return _timed(work, run_jobs(jobs, _workers(), on_notice))
 
 
-def _run_group(work: _Work, group: list[Pair], device: Any, notify: Notify) -> _Finished:
+def _workers() -> list[Any]:
+    """The devices, some of them twice if there are few."""
+    devices = jax.local_devices()
+    return devices * math.ceil(MIN_WORKERS / len(devices))
+
+
+def _run_group(work: Work, group: list[Pair], device: Any, notify: Notify) -> _Finished:
     """Compiles one program and runs every pair that it serves."""
     first = work.tasks[group[0][0]].task
     contender = work.contenders[group[0][1]]
@@ -212,7 +187,7 @@ def _run_group(work: _Work, group: list[Pair], device: Any, notify: Notify) -> _
     return program, records
 
 
-def _timed(work: _Work, finished: list[_Finished]) -> dict[Pair, Entry]:
+def _timed(work: Work, finished: list[_Finished]) -> dict[Pair, Entry]:
     """The records with the time of a step, measured one program at a time."""
     entries = {}
     for program, records in finished:
@@ -230,18 +205,28 @@ def _timed(work: _Work, finished: list[_Finished]) -> dict[Pair, Entry]:
 
 
 def _contender(
-    item: str | tuple[str, LearnedOptimizer, MetaParams],
+    item: Baseline | Control | Learned,
+    lengths: Sequence[Sequence[int]],
+    progress: Progress | None,
 ) -> Contender:
-    if not isinstance(item, str):
+    if isinstance(item, tuple):
         name, lopt, theta = item
         return Contender(name=name, kind="baseline", lopt=lopt, theta=theta)
-    found = baseline(item)
-    kind = "control" if found.control else "baseline"
-    return Contender(name=item, kind=kind, lopt=found.lopt, space=found.space)
+    if isinstance(item, Control):
+        every_length = sorted({length for each in lengths for length in each})
+
+        def notify(text: str, units: int) -> None:
+            del units  # little, next to what follows
+            if progress is not None:
+                progress(text, 0.0)
+
+        item = item.make(every_length, _workers(), notify)
+    kind = "control" if item.control else "baseline"
+    return Contender(name=item.name, kind=kind, lopt=item.lopt, space=item.space)
 
 
 def _validate(
-    contenders: Sequence[Contender],
+    names: Sequence[str],
     tasks: Sequence[SuiteTask],
     trials: int,
     seeds: int,
@@ -257,12 +242,11 @@ def _validate(
                 f"task `{entry.task.name}` must have a split `{lacking[0]}` to be "
                 f"evaluated on, got {', '.join(entry.task.splits)}"
             )
-    if not any(contender.kind == "baseline" for contender in contenders):
+    if len(names) < 2:
         raise ConfigError(
-            "at least one baseline must be compared with, and `static` is a control",
+            "at least one baseline must be compared with",
             hint="add one: `--baseline adamw`",
         )
-    names = [contender.name for contender in contenders]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"names must differ, got `{name}` twice")
@@ -288,15 +272,3 @@ def _lengths(num_steps: int, budgets: Sequence[float]) -> tuple[int, ...]:
 def _key(seed: int) -> jax.Array:
     # Whatever the default implementation is: rbg's bits depend on the place in a batch.
     return jax.random.key(seed, impl="threefry2x32")
-
-
-def _shape(task: Task) -> tuple:
-    """What two tasks must have in common to share a compiled program."""
-    functions = (task.init, task.batch, task.eval_batch, task.loss, task.loss_bound)
-    specs, treedef = jax.tree.flatten(task.specs)
-    return *functions, tuple(specs), treedef, _signature(task.data)
-
-
-def _signature(tree: Any) -> tuple:
-    leaves, treedef = jax.tree.flatten(tree)
-    return treedef, tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lopt.base import LearnedOptimizer, MetaParams
-from lopt.checkpoint import locate, read
+from lopt.checkpoint import Checkpoint, locate, read
 from lopt.config import RunConfig, check_trust, load_suite, released_names
 from lopt.errors import ConfigError, unknown_name
 from lopt.evaluation import comparison, report
 from lopt.evaluation.baselines import BASELINES
 from lopt.evaluation.results import Results
+from lopt.evaluation.schedule import schedule
 from lopt.suites import build_tasks
 
 
@@ -37,14 +37,16 @@ def evaluate(
       suite: a released suite's name, a TOML or Python file, or a configuration.
       out: a folder for `results.json` and `report.html`; None: nothing is written.
       overwrite: whether an evaluation in that folder is replaced.
-      baselines: names in `evaluation.baselines.BASELINES`, or other learned
-        optimizers, named as `optimizer` is; None: all baselines.
+      baselines: names in `evaluation.baselines.BASELINES`, "schedule" for the control
+        that is made of this optimizer, or other learned optimizers, named as
+        `optimizer` is; None: all baselines, no controls.
       trust: whether Python files that a suite or a checkpoint names may be run.
       settings: of `comparison.evaluate`: `trials`, `seeds`, `tuning_seeds`, `budgets`,
         `seed`, `lanes`, `progress`.
 
     Raises:
-      ConfigError: a mistake in the suite, the folder or a setting; nothing was changed.
+      ConfigError: a mistake in the suite, the folder or a setting, or a control that the
+        optimizer does not have; nothing was changed.
       CheckpointError: no such optimizer, or it is damaged.
     """
     if isinstance(suite, RunConfig):
@@ -56,7 +58,9 @@ def evaluate(
         check_folder(Path(out), overwrite=overwrite)
     checkpoint = read(optimizer, trust=trust)
     if baselines is not None:
-        settings["baselines"] = [_baseline(name, trust=trust) for name in baselines]
+        settings["baselines"] = [
+            _baseline(name, checkpoint, trust=trust) for name in baselines
+        ]
     results = comparison.evaluate(
         checkpoint.lopt,
         checkpoint.theta,
@@ -85,16 +89,16 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         )
 
 
-def _baseline(
-    name: str, *, trust: bool
-) -> str | tuple[str, LearnedOptimizer, MetaParams]:
+def _baseline(name: str, ours: Checkpoint, *, trust: bool) -> comparison.Rival:
     if name in BASELINES:
         return name
+    if name == "schedule":
+        return schedule(ours, trust=trust)
     is_name = not Path(name).exists() and len(Path(name).parts) == 1
     if is_name and not Path(name).suffix:
         released = released_names("checkpoints")
         if name not in released:
-            raise unknown_name("baseline", name, {*BASELINES, *released})
+            raise unknown_name("baseline", name, {*BASELINES, "schedule", *released})
     checkpoint = read(name, trust=trust)
     return _name(name), checkpoint.lopt, checkpoint.theta
 

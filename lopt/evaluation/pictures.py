@@ -7,7 +7,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from lopt.evaluation.results import ContenderResult, Results, SpeedUp, TaskResult
+from lopt.evaluation.results import (
+    ContenderResult,
+    Results,
+    SpeedUp,
+    TaskResult,
+    rivals,
+)
 
 OURS = "#c1272d"
 CONTROL = "#7f7f7f"
@@ -151,8 +157,8 @@ def _budget_axes(axes: Axes, task: TaskResult) -> None:
     axes.xaxis.set_major_locator(FixedLocator(lengths))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    baselines = [c for c in task.contenders if c.kind == "baseline"]
-    target = min(min(budget.loss for budget in c.budgets) for c in baselines)
+    against = rivals(task.contenders)
+    target = min(min(budget.loss for budget in c.budgets) for c in against)
     axes.axhline(target, color="0.5", linewidth=0.9, linestyle=":")
     _plain_losses(axes)
 

@@ -1,61 +1,23 @@
 """An evaluation for people: a table in the terminal, `results.json`, `report.html`.
 
-results.py documents the content of `results.json`. `report.html` stands alone: its
-pictures are inside, it loads nothing. Files are written beside their place and moved
-there, so that a reader never finds half of one.
+results.py documents the content of `results.json`, page.py makes `report.html`. Files
+are written beside their place and moved there, so that a reader never finds half of one.
 """
 
-import base64
 import contextlib
-import html
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
 from rich.table import Table
 
 from lopt.errors import LoptError
-from lopt.evaluation.pictures import overview_figure, svg, task_figure
-from lopt.evaluation.results import (
-    ContenderResult,
-    Results,
-    Settings,
-    SpeedUp,
-    TaskResult,
-    Tuning,
-    times,
-    to_dict,
-)
+from lopt.evaluation.page import html_report
+from lopt.evaluation.results import ContenderResult, Results, TaskResult, to_dict
 
 RESULTS_FILE = "results.json"
 REPORT_FILE = "report.html"
-
-MEANINGS = {
-    "speed-up": "T over the budget with which the learned optimizer equals what the "
-    "best baseline reaches with up to T steps; below 1 the budget with which the best "
-    "baseline equals the learned optimizer at T, over T. Budgets are run lengths that "
-    "each schedule was told; between them losses are interpolated in logs. ≥ and ≤: "
-    "the crossing lies outside the budgets that were run.",
-    "80 %, 95 %": "paired bootstrap intervals over the reporting seeds: both sides are "
-    "resampled together, because run for run they share initial weights and "
-    "minibatches. The uncertainty of tuning is not in them.",
-    "over NAME": "the speed-up against that one alone.",
-    "in seconds": "the speed-up in time on this machine: in steps, times the time of a "
-    "step of the best baseline over that of the learned optimizer.",
-    "loss": "test loss at the step of the lowest valid loss, averaged over seeds, with "
-    "the full budget T. A run that met a loss that is not finite is charged with the "
-    "task's bound.",
-    "accuracy": "on the test split, at the same step.",
-    "to 1.1×, to 1.25×": "steps within the run of length T until the mean test loss is "
-    "1.1 and 1.25 times the lowest result of all; –: never.",
-    "ms/step": "milliseconds that one step of one run takes, minibatch and gradient "
-    "included, while {lanes} runs share the device.",
-    "diverged": "reporting runs that met a loss that is not finite.",
-    "tuned": "learning rate, weight decay and schedule that the search chose for T, on "
-    "the valid split and on other seeds. * : at the edge of all that was tried.",
-}
 
 
 def summary_table(results: Results) -> Table:
@@ -74,14 +36,14 @@ def summary_table(results: Results) -> Table:
             task.name,
             str(task.num_steps),
             f"[bold]{task.speed_up}[/]",
-            _interval(task.speed_up),
+            task.speed_up.range80,
             *(str(s) for s in task.speed_up_over.values()),
             f"{task.contenders[0].budgets[-1].loss:.3g}",
             f"{best.name} {best.budgets[-1].loss:.3g}",
         )
     table.add_section()
     over = (str(s) for s in results.speed_up_over.values())
-    median = f"[bold]{results.speed_up}[/]", _interval(results.speed_up)
+    median = f"[bold]{results.speed_up}[/]", results.speed_up.range80
     table.add_row("median", "", *median, *over, "", "")
     return table
 
@@ -117,179 +79,9 @@ def _write(path: Path, text: str) -> None:
         raise LoptError(f"cannot write `{path}`: {reason.lower()}") from error
 
 
-def html_report(results: Results) -> str:
-    """The whole report as one page that needs nothing else."""
-    name = html.escape(results.optimizer)
-    sections = "\n".join(_task_section(task) for task in results.tasks)
-    return f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{name}: evaluation</title>
-<style>{_STYLE}</style>
-<h1>{name}: evaluation</h1>
-<p class="lead">{_headline(results)}</p>
-{_image(svg(overview_figure(results)), "speed-ups of every task")}
-{_overview(results)}
-{sections}
-<h2>What the columns mean</h2>
-<dl>{_meanings(results.settings)}</dl>
-<h2>How it was measured</h2>
-<p>{_method(results)}</p>
-</html>
-"""
-
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto;
-  padding: 0 1rem; color: #222; background: #fff }
-h1, h2 { line-height: 1.2 } h2 { margin-top: 2.5rem }
-.lead { font-size: 1.15rem } img { max-width: 100% }
-.wide { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd;
-  white-space: nowrap }
-th:first-child, td:first-child { text-align: left }
-tr.learned td { font-weight: 600 } tr.control td { color: #666 }
-dt { font-weight: 600 } dd { margin: 0 0 .6rem 1.5rem }
-"""
-
-
-def _headline(results: Results) -> str:
-    speed_up = results.speed_up
-    count = len(results.tasks)
-    tasks = "one task" if count == 1 else f"{count} tasks"
-    over = ", ".join(f"{s}× over {n}" for n, s in results.speed_up_over.items())
-    return html.escape(
-        f"Median speed-up over the best baseline of each of {tasks}: {speed_up}× "
-        f"(80 % interval {_interval(speed_up)}); {over}."
-    )
-
-
-def _overview(results: Results) -> str:
-    header = ["task", "T", "speed-up", "80 %", "95 %", *_over(results), "in seconds"]
-    rows = []
-    for task in results.tasks:
-        rows.append(
-            [
-                task.name,
-                task.num_steps,
-                *_speed_up_cells(task.speed_up),
-                *task.speed_up_over.values(),
-                times(task.speed_up_seconds),
-            ]
-        )
-    over = results.speed_up_over.values()
-    rows.append(["median", "", *_speed_up_cells(results.speed_up), *over, ""])
-    return _table(header, rows)
-
-
-def _task_section(task: TaskResult) -> str:
-    header = ["", "loss", "accuracy", "to 1.1×", "to 1.25×", "ms/step", "diverged"]
-    rows = [_contender_cells(contender) for contender in task.contenders]
-    kinds = [contender.kind for contender in task.contenders]
-    return "\n".join(
-        [
-            f"<h2>{html.escape(task.name)}</h2>",
-            f"<p>{html.escape(task.winner)}.</p>",
-            _image(svg(task_figure(task)), f"curves and budgets of {task.name}"),
-            _table([*header, "tuned"], rows, kinds),
-        ]
-    )
-
-
-def _contender_cells(contender: ContenderResult) -> list[object]:
-    last = contender.budgets[-1]
-    return [
-        contender.name,
-        f"{last.loss:.4g}",
-        "–" if last.accuracy is None else f"{last.accuracy:.2%}",
-        *(
-            "–" if s is None else s
-            for s in (contender.steps_to_110, contender.steps_to_125)
-        ),
-        f"{contender.milliseconds_per_step:.3g}",
-        last.num_diverged,
-        _tuned(last.tuning),
-    ]
-
-
-def _tuned(tuning: Tuning | None) -> str:
-    if tuning is None:
-        return "not tuned"
-    edge = " *" if tuning.at_edge else ""
-    values = f"{tuning.learning_rate:.3g}, {tuning.weight_decay:.3g}"
-    return f"{values}, {tuning.schedule}{edge}"
-
-
-def _meanings(settings: Settings) -> str:
-    items = []
-    for column, meaning in MEANINGS.items():
-        meaning = html.escape(meaning.format(lanes=settings.lanes))
-        items.append(f"<dt>{html.escape(column)}</dt><dd>{meaning}</dd>")
-    return "\n".join(items)
-
-
-def _method(results: Results) -> str:
-    s = results.settings
-    few = ""
-    if s.seeds < 10:
-        few = " With fewer than 10 reporting seeds the intervals are not to be trusted."
-    budgets = ", ".join(f"{budget:g}" for budget in s.budgets)
-    return html.escape(
-        f"Every optimizer ran with budgets of {budgets} times T, in the same inner "
-        f"loop. Each baseline was tuned anew for each budget: {s.trials} points of "
-        "learning rate × weight decay × schedule (and more beyond an edge of the grid) "
-        f"on {s.tuning_seeds} seeds, by the lowest loss on the valid split. All ran on "
-        f"{s.seeds} other seeds, paired, and are reported on the test split, which "
-        f"nothing was tuned on. Seed {s.seed}; {s.device}; {results.seconds:.0f} s in "
-        f"all.{few}"
-    )
-
-
 def _over(results: Results) -> list[str]:
     return [f"over {name}" for name in results.speed_up_over]
 
 
-def _speed_up_cells(speed_up: SpeedUp) -> list[str]:
-    return [
-        str(speed_up),
-        _interval(speed_up),
-        _range(speed_up.interval95),
-    ]
-
-
-def _interval(speed_up: SpeedUp) -> str:
-    return _range(speed_up.interval80)
-
-
-def _range(interval: tuple[float, float]) -> str:
-    return "–".join(map(times, interval))
-
-
 def _contender(task: TaskResult, name: str) -> ContenderResult:
     return next(c for c in task.contenders if c.name == name)
-
-
-def _table(
-    header: Sequence[object],
-    rows: Sequence[Sequence[object]],
-    kinds: Sequence[str] | None = None,
-) -> str:
-    def line(cells: Sequence[object], tag: str) -> str:
-        return "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells)
-
-    kinds = kinds or [""] * len(rows)
-    body = "\n".join(
-        f'<tr class="{kind}">{line(row, "td")}</tr>'
-        for kind, row in zip(kinds, rows, strict=True)
-    )
-    head = f"<tr>{line(header, 'th')}</tr>"
-    return f'<div class="wide"><table>\n{head}\n{body}\n</table></div>'
-
-
-def _image(svg: str, alt: str) -> str:
-    # As an image, not inline: the ids of several inline pictures would collide.
-    data = base64.b64encode(svg.encode()).decode()
-    alt = html.escape(alt, quote=True)
-    return f'<p><img alt="{alt}" src="data:image/svg+xml;base64,{data}"></p>'

@@ -4,7 +4,8 @@
 they are, tuples as lists, numbers that do not exist as null, and before them `format`
 ("lopt-evaluation") and `format_version` (1). In short:
 
-    speed_up                  median over tasks, against the best baseline of each
+    speed_up                  median over tasks, against the best baseline of each; the
+                              best control where only controls were compared with
       .value                  above 1: fewer steps are needed for the same result
       .bound                  "exact"; "at least" or "at most" where it is censored
       .interval80, .interval95  paired bootstrap intervals [low, high]
@@ -25,8 +26,9 @@ they are, tuples as lists, numbers that do not exist as null, and before them `f
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 FORMAT = "lopt-evaluation"
 FORMAT_VERSION = 1
@@ -49,6 +51,16 @@ class SpeedUp:
         """For tables: "≥ 8.0", "1.9"."""
         sign = {"exact": "", "at least": "≥ ", "at most": "≤ "}[self.bound]
         return sign + times(self.value)
+
+    @property
+    def range80(self) -> str:
+        """The 80 % interval for tables: "1.8–2.2"."""
+        return "–".join(map(times, self.interval80))
+
+    @property
+    def range95(self) -> str:
+        """The 95 % interval likewise."""
+        return "–".join(map(times, self.interval95))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +151,38 @@ class Results:
     tasks: tuple[TaskResult, ...]
     settings: Settings
     seconds: float
+
+
+class _OfKind(Protocol):
+    @property
+    def kind(self) -> Kind: ...
+
+
+_C = TypeVar("_C", bound=_OfKind)
+
+
+def rivals(contenders: Sequence[_C]) -> list[_C]:
+    """Those that "all" means: the baselines or, where there are none, the controls."""
+    baselines = [c for c in contenders if c.kind == "baseline"]
+    return baselines or [c for c in contenders if c.kind == "control"]
+
+
+EARNED = {
+    "static": ("learning", "the rule that `layerwise` starts from, nothing learned"),
+    "schedule": ("adapting", "its own decisions, averaged over its training and frozen"),
+}
+"""By control: what a speed-up over it is owed to, and what the control is."""
+
+
+def earned(results: Results) -> list[str]:
+    """What learning and adapting added, a line for each control."""
+    lines = []
+    for name, (cause, what) in EARNED.items():
+        if name in results.speed_up_over:
+            added = results.speed_up_over[name]
+            interval = f"{added.range80}, 80 %"
+            lines.append(f"{cause} adds {added}× ({interval}) over {name}: {what}; tuned")
+    return lines
 
 
 def times(factor: float) -> str:

@@ -19,6 +19,7 @@ from lopt.evaluation.results import (
     SpeedUp,
     TaskResult,
     Tuning,
+    rivals,
     times,
 )
 
@@ -57,14 +58,19 @@ def summarize(
       settings: what was asked for.
       seconds: what it took.
     """
-    baselines = [c.name for c in contenders if c.kind == "baseline"]
+    baselines = [c.name for c in rivals(contenders)]
     comparisons: list[dict[str, _Comparison]] = []
     task_results = []
     for i, task in enumerate(tasks):
         row = {c.name: entries[i, j] for j, c in enumerate(contenders)}
         ours, *others = row
-        compared = {name: _compare(row, ours, [name], settings.seed) for name in others}
-        compared["all"] = _compare(row, ours, baselines, settings.seed)
+        budgets = [record.num_steps for record in row[ours].records]
+        losses = {name: _losses(entry) for name, entry in row.items()}
+        groups = {**{name: [name] for name in others}, "all": baselines}
+        compared = {
+            name: _compare(budgets, losses, ours, group, settings.seed)
+            for name, group in groups.items()
+        }
         comparisons.append(compared)
         task_results.append(_task_result(task, contenders, row, compared, baselines))
     return Results(
@@ -80,15 +86,37 @@ def summarize(
     )
 
 
+def speed_up_over(
+    task: TaskResult, ours: str, others: Sequence[str], seed: int
+) -> SpeedUp:
+    """The speed-up of any contender over the best of any others, from results.
+
+    Args:
+      task: where all of them ran.
+      ours: a contender's name.
+      others: other contenders' names.
+      seed: of the bootstrap.
+    """
+    losses = {
+        c.name: np.array([budget.losses for budget in c.budgets]) for c in task.contenders
+    }
+    budgets = [budget.num_steps for budget in task.contenders[0].budgets]
+    return _speed_up(_compare(budgets, losses, ours, others, seed))
+
+
 def _compare(
-    row: Mapping[str, Entry], ours: str, others: Sequence[str], seed: int
+    budgets: Sequence[int],
+    losses: Mapping[str, np.ndarray],
+    ours: str,
+    others: Sequence[str],
+    seed: int,
 ) -> _Comparison:
-    budgets = np.array([record.num_steps for record in row[ours].records])
-    a = _losses(row[ours])
-    b = np.stack([_losses(row[name]) for name in others])
-    found = statistics.speed_ups(budgets, a.mean(-1), b.mean(-1))
+    """From losses [budgets, seeds] by name."""
+    steps = np.array(budgets)
+    a, b = losses[ours], np.stack([losses[name] for name in others])
+    found = statistics.speed_ups(steps, a.mean(-1), b.mean(-1))
     draws = statistics.resample(a.shape[-1], NUM_RESAMPLES, seed)
-    samples = statistics.bootstrap_speed_ups(budgets, a, b, draws)
+    samples = statistics.bootstrap_speed_ups(steps, a, b, draws)
     return _Comparison(float(found.value), int(found.censored), samples)
 
 
