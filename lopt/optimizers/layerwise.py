@@ -25,7 +25,6 @@ References:
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from inspect import signature
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -35,9 +34,9 @@ from jax.typing import ArrayLike
 
 from lopt import mup
 from lopt.base import Array, LearnedOptimizer, MetaParams, OptFn, PRNGKey, Specs
-from lopt.bases import BASES, Base
-from lopt.errors import ConfigError, unknown_name
+from lopt.errors import ConfigError
 from lopt.optimizers import checks, inputs, mixing, policy
+from lopt.optimizers.combination import Combination, combination_of, combine
 from lopt.packing import Packing, Stacks, packing
 
 PRIOR_LOGITS: Mapping[str, float] = MappingProxyType({"muon": 4.0})
@@ -96,7 +95,7 @@ def layerwise(
     checks.check_sizes(hidden_sizes=hidden_sizes)
     if embedding_size and not num_tensors:
         raise ConfigError("`num_tensors` must be positive where tensors are embedded")
-    combination = _combination(
+    combination = combine(
         bases,
         momenta,
         learning_rate,
@@ -146,13 +145,39 @@ def layerwise_policy(
       num_steps: length of the run.
       options: all of those of the factory `layerwise`.
     """
-    combination = _combination_of(options)
+    combination = combination_of(options)
     total = jnp.asarray(num_steps, jnp.float32)
     return _decide(theta, combination, pack, state.averages, state.step - 1, total)
 
 
 Decide = Callable[[MetaParams, Packing, Array, Array], policy.Policy]
 """`(theta, pack, step [], num_steps []) -> Policy`, in the order of the packing."""
+
+
+def prior_decisions(options: Mapping[str, Any]) -> Decide:
+    """What the prior decides, its λ and ω taken from theta: for the control `static`.
+
+    Args:
+      options: all of those of the factory `layerwise`; theta's `learning_rate` and
+        `weight_decay` take the place of two of them.
+    """
+    combination = combination_of(options)
+    num_outputs = len(combination.table) + len(combination.decays) + 3
+
+    def decide(theta, pack, step, num_steps):
+        prior = combination.prior._replace(
+            learning_rate=theta["learning_rate"], weight_decay=theta["weight_decay"]
+        )
+        return policy.decide(
+            prior,
+            jnp.zeros((pack.num_tensors, num_outputs)),
+            combination.available(pack),
+            pack.specs,
+            step,
+            num_steps,
+        )
+
+    return decide
 
 
 def layerwise_following(decide: Decide, options: Mapping[str, Any]) -> OptFn:
@@ -162,7 +187,7 @@ def layerwise_following(decide: Decide, options: Mapping[str, Any]) -> OptFn:
       decide: what is done instead; theta is what the result is called with.
       options: all of those of the factory `layerwise`.
     """
-    combination = _combination_of(options)
+    combination = combination_of(options)
 
     def follow(theta, combination, pack, averages, step, num_steps):
         del combination, averages
@@ -176,82 +201,9 @@ def layerwise_following(decide: Decide, options: Mapping[str, Any]) -> OptFn:
     return opt_fn
 
 
-class _Combination(NamedTuple):
-    """What is blended and mixed, and the policy that theta corrects."""
-
-    table: tuple[Base, ...]
-    decays: tuple[float, ...]
-    prior: policy.Prior
-
-
-def _combination_of(options: Mapping[str, Any]) -> _Combination:
-    return _combination(
-        **{name: options[name] for name in signature(_combination).parameters}
-    )
-
-
-def _combination(
-    bases: Sequence[str],
-    momenta: Sequence[float],
-    learning_rate: float,
-    decay_steps: float,
-    final: float,
-    weight_decay: float,
-    logit_scale: float,
-    prior_logits: Mapping[str, float],
-    prior_blend: Sequence[float],
-) -> _Combination:
-    checks.check_positive(
-        learning_rate=learning_rate, decay_steps=decay_steps, logit_scale=logit_scale
-    )
-    for name, value in {"final": final, "weight_decay": weight_decay}.items():
-        if not value >= 0:
-            raise ConfigError(f"`{name}` must be at least 0, got {value}")
-    for name in bases:
-        if name not in BASES:
-            raise unknown_name("base in `bases`", name, BASES)
-    for name in prior_logits:
-        if name not in BASES:
-            raise unknown_name("base in `prior_logits`", name, BASES)
-    table = tuple(BASES[name]() for name in bases)
-    if not any(base.kind == "entrywise" for base in table):
-        raise ConfigError(
-            f"`bases` must hold one that fits vectors, got {list(bases)}",
-            hint="add `adam`",
-        )
-    _check_blend(momenta, prior_blend)
-    logits = tuple(float(prior_logits.get(name, 0.0)) for name in bases)
-    prior = policy.Prior(
-        learning_rate,
-        decay_steps,
-        final,
-        weight_decay,
-        logit_scale,
-        logits,
-        tuple(prior_blend),
-    )
-    return _Combination(table, tuple(momenta), prior)
-
-
-def _check_blend(momenta: Sequence[float], prior_blend: Sequence[float]) -> None:
-    if not momenta or not all(0 < decay < 1 for decay in momenta):
-        raise ConfigError(
-            f"`momenta` must be decays between 0 and 1, got {list(momenta)}"
-        )
-    if len(prior_blend) != len(momenta) + 1:
-        raise ConfigError(
-            f"`prior_blend` must have {len(momenta) + 1} shares, of the gradient and of "
-            f"each momentum, got {list(prior_blend)}"
-        )
-    if not all(share > 0 for share in prior_blend):
-        raise ConfigError(
-            f"`prior_blend` must have positive shares, got {list(prior_blend)}"
-        )
-
-
 def _transformation(
     theta: MetaParams,
-    combination: _Combination,
+    combination: Combination,
     specs: Specs | None,
     num_steps: ArrayLike,
     decide: Callable[..., policy.Policy],
@@ -299,7 +251,7 @@ def _transformation(
 
 def _decide(
     theta: MetaParams,
-    combination: _Combination,
+    combination: Combination,
     pack: Packing,
     averages: inputs.Statistics,
     step: Array,
@@ -316,7 +268,11 @@ def _decide(
         order = [i for group in pack.groups for i in group]
         seen = jnp.concatenate([seen, theta["embedding"][jnp.asarray(order)]], 1)
     outputs = policy.apply_network(theta["network"], seen)
-    available = [[b.applies(spec) for b in combination.table] for spec in pack.specs]
     return policy.decide(
-        combination.prior, outputs, available, pack.specs, step, num_steps
+        combination.prior,
+        outputs,
+        combination.available(pack),
+        pack.specs,
+        step,
+        num_steps,
     )
