@@ -85,7 +85,7 @@ dt { font-weight: 600 } dd { margin: 0 0 .6rem 1.5rem }
 
 def _headline(results: Results) -> str:
     speed_up = results.speed_up
-    names = [c.name for c in rivals(results.tasks[0].contenders)]
+    names = rivals(results.tasks[0].kinds)
     count = len(results.tasks)
     tasks = "one task" if count == 1 else f"{count} tasks"
     over = ", ".join(f"{results.speed_up_over[n]}× over {n}" for n in names)
@@ -97,7 +97,7 @@ def _headline(results: Results) -> str:
 
 def _overview(results: Results) -> str:
     """Speed-ups over the baselines; over the controls where there is nothing else."""
-    names = [c.name for c in rivals(results.tasks[0].contenders)]
+    names = rivals(results.tasks[0].kinds)
     header = ["task", "T", "speed-up", "80 %", "95 %", *map("over {}".format, names)]
     rows = []
     for task in results.tasks:
@@ -111,7 +111,8 @@ def _overview(results: Results) -> str:
 
 def _controls(results: Results) -> str:
     """Speed-ups over the controls, and what they are owed to; nothing without any."""
-    names = [c.name for c in results.tasks[0].contenders if c.kind == "control"]
+    kinds = results.tasks[0].kinds
+    names = [name for name, kind in kinds.items() if kind == "control"]
     if not names:
         return ""
     header = ["task", *(title for n in names for title in (f"over {n}", "80 %"))]

@@ -1,6 +1,7 @@
 """Pictures of an evaluation, drawn without a display and without global state."""
 
 import io
+import itertools
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -16,7 +17,7 @@ from lopt.evaluation.results import (
 )
 
 OURS = "#c1272d"
-CONTROL = "#7f7f7f"
+CONTROLS = ("#7f7f7f", "#303030")
 COLORS = ("#1f5fa8", "#2a9d5c", "#8d5fb0", "#d98a1f", "#3aa6b9", "#8a6d3b")
 """Of baselines, in their order; told apart by name too, at the end of each line."""
 
@@ -25,11 +26,9 @@ _SPEED_TICKS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16, 32)
 
 def color_of(contenders: Sequence[ContenderResult]) -> dict[str, str]:
     """A color for each contender."""
-    colors, rest = {}, iter(COLORS * len(contenders))
-    for contender in contenders:
-        fixed = {"learned": OURS, "control": CONTROL}
-        colors[contender.name] = fixed.get(contender.kind) or next(rest)
-    return colors
+    kinds = {"learned": (OURS,), "control": CONTROLS, "baseline": COLORS}
+    rest = {kind: itertools.cycle(colors) for kind, colors in kinds.items()}
+    return {contender.name: next(rest[contender.kind]) for contender in contenders}
 
 
 def task_figure(task: TaskResult) -> Figure:
@@ -157,7 +156,8 @@ def _budget_axes(axes: Axes, task: TaskResult) -> None:
     axes.xaxis.set_major_locator(FixedLocator(lengths))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    against = rivals(task.contenders)
+    names = rivals(task.kinds)
+    against = [c for c in task.contenders if c.name in names]
     target = min(min(budget.loss for budget in c.budgets) for c in against)
     axes.axhline(target, color="0.5", linewidth=0.9, linestyle=":")
     _plain_losses(axes)

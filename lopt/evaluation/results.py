@@ -26,9 +26,9 @@ they are, tuples as lists, numbers that do not exist as null, and before them `f
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal
 
 FORMAT = "lopt-evaluation"
 FORMAT_VERSION = 1
@@ -125,6 +125,11 @@ class TaskResult:
     winner: str
     contenders: tuple[ContenderResult, ...]
 
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """The contenders' kinds by name."""
+        return {contender.name: contender.kind for contender in self.contenders}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -153,36 +158,31 @@ class Results:
     seconds: float
 
 
-class _OfKind(Protocol):
-    @property
-    def kind(self) -> Kind: ...
+def rivals(kinds: Mapping[str, Kind]) -> list[str]:
+    """Whom "all" means: the baselines or, where there are none, the controls.
 
-
-_C = TypeVar("_C", bound=_OfKind)
-
-
-def rivals(contenders: Sequence[_C]) -> list[_C]:
-    """Those that "all" means: the baselines or, where there are none, the controls."""
-    baselines = [c for c in contenders if c.kind == "baseline"]
-    return baselines or [c for c in contenders if c.kind == "control"]
+    Args:
+      kinds: of contenders, by name.
+    """
+    baselines = [name for name, kind in kinds.items() if kind == "baseline"]
+    return baselines or [name for name, kind in kinds.items() if kind == "control"]
 
 
 EARNED = {
-    "static": ("learning", "the rule that `layerwise` starts from, nothing learned"),
-    "schedule": ("adapting", "its own decisions, averaged over its training and frozen"),
+    "static": ("learning", "the rule that `layerwise` starts from, tuned"),
+    "schedule": ("adapting", "its own mean decisions, frozen and tuned"),
 }
 """By control: what a speed-up over it is owed to, and what the control is."""
 
 
 def earned(results: Results) -> list[str]:
-    """What learning and adapting added, a line for each control."""
-    lines = []
-    for name, (cause, what) in EARNED.items():
-        if name in results.speed_up_over:
-            added = results.speed_up_over[name]
-            interval = f"{added.range80}, 80 %"
-            lines.append(f"{cause} adds {added}× ({interval}) over {name}: {what}; tuned")
-    return lines
+    """What learning and adapting are worth, a line for each control."""
+    return [
+        f"{cause} is worth {results.speed_up_over[name]}× over `{name}`, {what} "
+        f"(80 %: {results.speed_up_over[name].range80})"
+        for name, (cause, what) in EARNED.items()
+        if name in results.speed_up_over
+    ]
 
 
 def times(factor: float) -> str:

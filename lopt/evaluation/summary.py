@@ -58,7 +58,7 @@ def summarize(
       settings: what was asked for.
       seconds: what it took.
     """
-    baselines = [c.name for c in rivals(contenders)]
+    baselines = rivals({c.name: c.kind for c in contenders})
     comparisons: list[dict[str, _Comparison]] = []
     task_results = []
     for i, task in enumerate(tasks):
