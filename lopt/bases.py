@@ -116,6 +116,15 @@ BASES: dict[str, Callable[..., Base]] = {
 }
 
 
+NEED_MORE = {
+    "lbfgs": "the objective",
+    "mars": "a second gradient, at the parameters of the step before",
+    "sam": "a second gradient, at parameters nearby",
+    "sophia": "the objective's curvature",
+}
+"""Well-known rules that a task does not give enough for: gradients and losses alone."""
+
+
 def _made_of(function: Callable[[Stacks, Packing], Stacks]) -> Direction:
     """A direction that depends on the momentum alone."""
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any, NamedTuple
 
-from lopt.bases import BASES, Base
+from lopt.bases import BASES, NEED_MORE, Base
 from lopt.errors import ConfigError, unknown_name
 from lopt.optimizers import checks, policy
 from lopt.packing import Packing
@@ -50,6 +50,12 @@ def combine(
         if not value >= 0:
             raise ConfigError(f"`{name}` must be at least 0, got {value}")
     for name in bases:
+        if name in NEED_MORE:
+            raise ConfigError(
+                "a base in `bases` must need nothing but gradients, got "
+                f"`{name}`, which needs {NEED_MORE[name]}",
+                hint=f"there are {', '.join(f'`{known}`' for known in BASES)}",
+            )
         if name not in BASES:
             raise unknown_name("base in `bases`", name, BASES)
     for name in prior_logits:
