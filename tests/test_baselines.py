@@ -154,7 +154,10 @@ def test_width_multipliers(name, role, ratio):
         optimizer = BASELINES[name].lopt.opt_fn(theta(), specs=specs, num_steps=20)
         return optimizer.update(g, optimizer.init(p), p, value=1.0)[0]["w"]
 
-    np.testing.assert_allclose(first_update(wide), ratio * first_update(plain), rtol=1e-5)
+    # `static` has 2 % of Adam in its prior, whose multiplier is another.
+    atol = 1e-3 if name == "static" else 0.0
+    expected = ratio * first_update(plain)
+    np.testing.assert_allclose(first_update(wide), expected, rtol=1e-5, atol=atol)
 
 
 @names

@@ -1,5 +1,7 @@
 """The contract of every learned optimizer, over the registry and over variants."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -137,7 +139,7 @@ def test_layerwise_starts_from_its_prior(key):
         grads = random_tree({"v": (4,), "w": (3, 5)}, jax.random.fold_in(key, i))
         seen.append({name: np.asarray(g) for name, g in grads.items()})
         updates, state = optimizer.update(grads, state, params, value=1.0)
-    rate = 0.04 / (1 + 2 / 30) * (1 - 0.95 * 2 / 100)
+    rate = 0.03 / (1 + 2 / 30) * (1 - 0.95 * 2 / 100)
 
     def blended(name):
         total = 0.2 * seen[2][name]
@@ -154,8 +156,9 @@ def test_layerwise_starts_from_its_prior(key):
 
     np.testing.assert_allclose(updates["v"], -rate * adam("v"), rtol=1e-4)
     orthogonal = np.asarray(orthogonalize(jnp.asarray(blended("w")))) * np.sqrt(5)
-    mu = np.exp(4.0) / (np.exp(4.0) + np.exp(2.0))
-    mixed = mu * orthogonal + (1 - mu) * adam("w") + 2.0 * np.asarray(params["w"])
+    mu = np.exp(4.0) / (np.exp(4.0) + 1)
+    decay = 2.0 * 10 ** (-1 / 3)  # as of three layers, for their number is not known
+    mixed = mu * orthogonal + (1 - mu) * adam("w") + decay * np.asarray(params["w"])
     np.testing.assert_allclose(updates["w"], -rate * mixed, rtol=1e-3, atol=1e-6)
 
 
@@ -163,7 +166,7 @@ def test_outputs_are_what_they_are_said_to_be(key):
     """A bias of the last layer, one output at a time: λ, ω, mixture and blend."""
     specs = mup.infer_specs({"v": jnp.ones(4), "w": jnp.ones((3, 5))})
     pack = packing.packing(specs)
-    prior = policy.Prior(0.04, 30.0, 0.05, 2.0, (4.0, 2.0), (0.2, 0.3, 0.5))
+    prior = policy.Prior(0.04, 30.0, 0.05, 2.0, 10.0, (4.0, 2.0), (0.2, 0.3, 0.5))
     available = [(True, False), (True, True)]
     steps = jnp.asarray(0.0), jnp.asarray(100.0)
 
@@ -173,7 +176,7 @@ def test_outputs_are_what_they_are_said_to_be(key):
 
     base = policy.decide(prior, jnp.zeros((2, 7)), available, pack.specs, *steps)
     np.testing.assert_allclose(base.blend, [[0.2, 0.3, 0.5]] * 2, rtol=1e-5)
-    np.testing.assert_array_equal(base.weight_decay, [0.0, 2.0])
+    np.testing.assert_allclose(base.weight_decay, [0.0, 2.0 * 10 ** (-1 / 3)], rtol=1e-5)
     e = np.exp(1.0)
     np.testing.assert_allclose(decide(5).step_size, e * base.step_size, rtol=1e-5)
     np.testing.assert_allclose(decide(6).weight_decay, e * base.weight_decay, rtol=1e-5)
@@ -187,6 +190,21 @@ def test_outputs_are_what_they_are_said_to_be(key):
         np.testing.assert_allclose(
             decide(2 + i).blend[1], shares / shares.sum(), rtol=1e-4
         )
+
+
+@pytest.mark.parametrize(
+    "layers, decay", [(2, 1.423), (3, 2.089), (7, 3.239), (99, 4.397)]
+)
+def test_prior_decay_keeps_the_scale_of_the_logits(layers, decay):
+    """ω^L is 4.5^L / 10 at every depth, on matrices alone."""
+    matrix = mup.infer_specs(jnp.ones((3, 5)))
+    vector = mup.infer_specs(jnp.ones(5))
+    prior = policy.Prior(0.03, 30.0, 0.05, 4.5, 10.0, (0.0,), (0.3, 0.7))
+    specs = [replace(spec, num_layers=layers) for spec in (matrix, vector)]
+    found, none = policy.prior_decay(prior, specs)
+    np.testing.assert_allclose(found, decay, rtol=1e-3)
+    np.testing.assert_allclose((found / 4.5) ** layers, 0.1, rtol=1e-3)
+    assert none == 0
 
 
 def test_layerwise_says_what_is_missing(key):
@@ -219,8 +237,8 @@ def test_layerwise_says_what_is_missing(key):
         ({"prior_logits": {"moun": 1.0}}, "moun"),
         ({"momenta": ()}, "momenta"),
         ({"momenta": (0.9, 1.0)}, "momenta"),
-        ({"prior_blend": (0.5, 0.5)}, "3 shares"),
-        ({"prior_blend": (0.0, 0.5, 0.5)}, "positive"),
+        ({"prior_blend": (0.2, 0.3, 0.5)}, "2 shares"),
+        ({"prior_blend": (0.0, 1.0)}, "positive"),
     ],
 )
 def test_layerwise_refuses_options(options, words):
