@@ -11,10 +11,10 @@ No accumulator is bias-corrected, and each is updated before it is used as a fea
 as in all the published architectures.
 
 References:
-  Metz, Freeman, Harrison, Maheswaranathan, Sohl-Dickstein, "Practical tradeoffs between
-    memory, compute, and performance in learned optimizers", 2022 (arXiv 2203.11860).
-  Shazeer, Stern, "Adafactor: adaptive learning rates with sublinear memory cost", 2018
-    (arXiv 1804.04235): the factored second moment.
+  Metz, Freeman, Harrison, Maheswaranathan, Sohl-Dickstein, Practical tradeoffs between
+  memory, compute, and performance in learned optimizers, 2022, arXiv 2203.11860.
+  Shazeer, Stern, Adafactor: adaptive learning rates with sublinear memory cost, 2018,
+  arXiv 1804.04235: the factored second moment.
 """
 
 import math

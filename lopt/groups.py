@@ -62,9 +62,8 @@ def _program_key(entry: SuiteTask) -> tuple:
     data, data_def = jax.tree.flatten(task.data)
     shapes = tuple((x.shape, str(x.dtype)) for x in data)
     functions = (task.init, task.batch, task.eval_batch, task.loss)
-    lengths = (entry.min_steps, entry.max_steps)
-    bound = task.loss_bound
-    return (functions, tuple(specs), specs_def, shapes, data_def, lengths, bound)
+    told = (entry.min_steps, entry.max_steps, task.loss_bound, task.splits)
+    return (functions, tuple(specs), specs_def, shapes, data_def, told)
 
 
 def stacked_data(tasks: Sequence[SuiteTask]) -> Data:

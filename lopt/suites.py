@@ -125,7 +125,8 @@ def _complaint(task: Task) -> str | None:
     if not 0 < task.loss_bound < math.inf:
         return f"must have a positive, finite `loss_bound`, got {task.loss_bound}"
     if not {"train"} <= {*task.splits} <= {*SPLITS}:
-        return f"must have `splits` out of {SPLITS} with train, got {task.splits}"
+        known, got = ", ".join(SPLITS), ", ".join(task.splits) or "none"
+        return f"must have `splits` out of {known}, with train, got {got}"
     key = jax.random.key(0)
     params, model_state = jax.eval_shape(task.init, key, task.data)
     if jax.tree.structure(task.specs) != jax.tree.structure(params):

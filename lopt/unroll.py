@@ -23,6 +23,7 @@ from lopt.base import (
     Unroll,
     UnrollState,
 )
+from lopt.config import BrokenRule
 
 LOG_FLOOR = 1e-6
 """The logarithm of the meta-loss does not reward losses below this."""
@@ -87,18 +88,15 @@ def unroll(
         `loss_bound`; or "log", the logarithm of that.
 
     Raises:
-      ValueError: `meta_every` does not divide `length`, or the task lacks `meta_split`.
+      BrokenRule: `meta_every` does not divide `length`, or the task lacks `meta_split`.
     """
     if length % meta_every:
-        raise ValueError(
-            f"`unroll.meta_every` must divide `unroll.length` = {length}, "
-            f"got {meta_every}"
-        )
+        rule = f"divide `unroll.length` = {length}"
+        raise BrokenRule("unroll.meta_every", rule, meta_every)
     if meta_split not in task.splits:
-        raise ValueError(
-            f"`unroll.meta_split` must be a split that task `{task.name}` has "
-            f"({', '.join(task.splits)}), got '{meta_split}'"
-        )
+        rule = f"be a split that task `{task.name}` has ({', '.join(task.splits)})"
+        hint = "`unroll.meta_split=train` reads the minibatches that steps are taken on"
+        raise BrokenRule("unroll.meta_split", rule, meta_split, hint=hint)
     shortest, longest = math.ceil(min_steps / length), math.ceil(max_steps / length)
 
     def draw_num_steps(key: PRNGKey, progress: Array) -> Array:

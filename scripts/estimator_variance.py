@@ -2,12 +2,12 @@
 
     .venv/bin/python scripts/estimator_variance.py [--out benchmarks/estimator_variance]
 
-The problem: gradient descent with two learned rates on a noisy quadratic (curvatures 0.5
-and 2, noise 3), truncations of 4 steps, runs of 1 to 16 truncations. Bias: the distance
-of the mean gradient from the exact one (the mean of whole-run gradients by
-backpropagation), relative to it. Variance: of the gradient of one pair, or of two runs,
-summed over the meta-parameters; estimators of whole runs are divided by what they cost,
-a call of theirs being worth as many calls as a run has truncations.
+The problem: `learnable_sgd`, whose one meta-parameter is the logarithm of its rate, on a
+noisy quadratic (curvatures 0.5 and 2, noise 3), truncations of 4 steps, runs of 1 to 16
+truncations. Bias: the distance of the mean gradient from the exact one (the mean of
+whole-run gradients by backpropagation), relative to it. Variance: of the gradient of one
+pair, or of two runs; that of estimators of whole runs is multiplied by the truncations of
+a run, for a call of theirs costs as much as so many of the others'.
 
 Expected, as Li et al. 2023 (arXiv 2304.12180) report: PES's variance grows with the
 number of truncations, NRES's does not, GPES lies between by its period; truncated ES and
@@ -23,11 +23,11 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-import optax
 
 from lopt import mup
-from lopt.base import SPLITS, LearnedOptimizer, Task
+from lopt.base import SPLITS, Task
 from lopt.estimators import ESTIMATORS
+from lopt.optimizers.learnable import learnable_sgd
 from lopt.unroll import unroll
 
 matplotlib.use("agg")
@@ -76,25 +76,10 @@ def quadratic() -> Task:
     )
 
 
-def two_rates() -> LearnedOptimizer:
-    """Gradient descent with a learned rate for each coordinate."""
-
-    def opt_fn(theta, *, specs=None, num_steps=None):
-        del specs, num_steps
-        rates = jnp.exp(theta["log_rate"])
-
-        def update(grads, state, params=None, **extra):
-            del params, extra
-            return jax.tree.map(lambda g: -rates * g, grads), state
-
-        return optax.GradientTransformationExtraArgs(lambda params: (), update)
-
-    return LearnedOptimizer(lambda key: {"log_rate": jnp.log(jnp.full(2, RATE))}, opt_fn)
-
-
 def gradients(name: str, options: dict, num_truncations: int, copies: int) -> np.ndarray:
-    """Of every call along whole runs, [copies, calls, 2]; after the first, cut run."""
-    task, lopt, steps = quadratic(), two_rates(), LENGTH * num_truncations
+    """Of every call along whole runs, [copies, calls]; after the first, cut run."""
+    task, lopt = quadratic(), learnable_sgd(learning_rate=RATE)
+    steps = LENGTH * num_truncations
     inner = unroll(
         task, lopt, length=LENGTH, min_steps=steps, max_steps=steps,
         meta_split="train", meta_every=1, meta_transform="raw",
@@ -108,7 +93,7 @@ def gradients(name: str, options: dict, num_truncations: int, copies: int) -> np
             result, state = estimator.estimate(
                 theta, state, key, task.data, jnp.float32(0)
             )
-            return state, result.grad["log_rate"]
+            return state, result.grad["log_lr"]
 
         state = estimator.init(theta, key, task.data)
         return jax.lax.scan(call, state, jax.random.split(key, skip + num))[1][skip:]
@@ -121,23 +106,20 @@ def measure(truncations: list[int]) -> list[dict]:
     rows = []
     for num in truncations:
         exact_samples = gradients("full_gradient", {"num_runs": 64}, num, COPIES)
-        exact = exact_samples.mean(axis=(0, 1))
+        exact = float(exact_samples.mean())
         for label, (name, options) in ROWS.items():
             grads = gradients(name, options, num, COPIES)
             means = grads.mean(axis=1)
-            error = np.linalg.norm(means.std(axis=0) / np.sqrt(len(means)))
-            per_call = grads.reshape(-1, 2).var(axis=0).sum()
+            mean, error = float(means.mean()), means.std() / np.sqrt(len(means))
             rows.append(
                 {
                     "estimator": label,
                     "truncations": num,
-                    "exact": exact.tolist(),
-                    "mean": means.mean(axis=0).tolist(),
-                    "relative_bias": float(
-                        np.linalg.norm(means.mean(axis=0) - exact) / np.linalg.norm(exact)
-                    ),
-                    "relative_error": float(error / np.linalg.norm(exact)),
-                    "variance": float(per_call * (num if name in WHOLE else 1)),
+                    "exact": exact,
+                    "mean": mean,
+                    "relative_bias": abs(mean - exact) / abs(exact),
+                    "relative_error": float(error / abs(exact)),
+                    "variance": float(grads.var() * (num if name in WHOLE else 1)),
                 }
             )
     return rows

@@ -11,8 +11,7 @@ baseline, over AdamW and over `static` goes into benchmarks/generalise.json and 
 maps of benchmarks/generalise.png. Both are written anew after every cell; the same
 command goes on where it was stopped.
 
-A cell at the center takes about 3 CPU minutes at the default settings, the whole grid
-about 5 hours on 2 cores.
+A small run, such as the second one above, takes minutes, the whole grid hours.
 """
 
 import argparse
@@ -91,10 +90,14 @@ def run(options: argparse.Namespace) -> None:
     set_up()
     from lopt.checkpoint import read
     from lopt.cli.progress import Bar
+    from lopt.errors import ConfigError
 
+    names = [Path(file).stem for file in options.files]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"files must have different names, got {', '.join(names)}")
     cells = grid(options.center, options.axis, corners=not options.no_corners)
     tasks = {name: build(name, cell) for name, cell in cells.items()}
-    learned = {Path(file).stem: read(file) for file in options.files}
+    learned = {n: read(file) for n, file in zip(names, options.files, strict=True)}
     content = start(options, learned)
     with Bar() as bar:
         for i, (name, task) in enumerate(tasks.items()):
@@ -237,8 +240,7 @@ def write(content: dict[str, Any], out: Path) -> None:
 
 def row(cell: dict[str, Any]) -> str:
     """The speed-ups of one cell, the lowest of all files."""
-    texts = [f"{min(values(cell, over)):.2f} over {over}" for over in OVER]
-    return ", ".join(texts)
+    return ", ".join(f"{min(values(cell, over)):.2f} over {over}" for over in OVER)
 
 
 def values(cell: dict[str, Any], over: str) -> list[float]:

@@ -33,3 +33,46 @@ def unchecked_types():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A folder of compiled programs: the same one is not compiled in each test."""
+    from jax.experimental.compilation_cache import compilation_cache
+    from toy_runs import CACHE
+
+    folder = tmp_path_factory.getbasetemp() / "compiled"
+    before = {name: getattr(jax.config, name) for name in CACHE}
+    for name, value in {**CACHE, "jax_compilation_cache_dir": str(folder)}.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield folder
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def straight(compiled, tmp_path_factory):
+    """An uninterrupted run of the toy suite; not to be changed."""
+    from toy_runs import toy_run
+
+    return toy_run(tmp_path_factory.mktemp("straight") / "run")
+
+
+@pytest.fixture(scope="module")
+def original():
+    """A checkpoint with few weights."""
+    from exported import made
+
+    return made("layerwise", bases=("adam", "sgd"), hidden_sizes=(3,), prior_logits={})
+
+
+@pytest.fixture
+def file(original, tmp_path):
+    """Its exported file."""
+    from lopt.checkpoint import save_file
+
+    path = tmp_path / "x.safetensors"
+    save_file(original, path)
+    return path

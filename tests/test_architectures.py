@@ -216,6 +216,7 @@ def test_network_equals_its_plain_formula_in_every_order_of_evaluation(
         (mlp, {"step_mult": 0.0}, "`step_mult` must be positive, got 0.0"),
         (adafac_mlp, {"rms_decays": (0.9, 0.99)}, "`rms_decays` must be one or as"),
         (adafac_mlp, {"factored_decays": ()}, "`factored_decays` must be in"),
+        (mup_adafac, {"clip_norm": -1.0}, "`clip_norm` must not be negative, got -1.0"),
         (nn_adam, {"b1": 1.0}, "`b1` must be in"),
         (learnable_adam, {"eps": -1.0}, "`eps` must be positive"),
         (learnable_sgdm, {"momentum": 1.5}, "`momentum` must be in"),

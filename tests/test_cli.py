@@ -1,6 +1,5 @@
-"""The command line as a process: exit codes, both streams, hints, examples."""
+"""The command line: help, examples, both streams, and a whole session."""
 
-import errno
 import json
 import os
 import pty
@@ -13,22 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer.main
+from processes import ROOT, START, WITHOUT_JAX, lopt_process, process_environment
 
 import lopt
 import lopt.cli
 import lopt.config
 from lopt.cli import evaluate, export, import_, listing, meta_train, show
 
-ROOT = Path(lopt.__file__).parents[1]
-START = "from lopt.cli import main; main()"
-WITHOUT_JAX = f"""
-import sys
-class Refuse:
-    def find_spec(name, path, target=None):
-        assert name not in ("jax", "numpy", "optax"), name
-sys.meta_path.insert(0, Refuse)
-{START}
-"""
 COMMANDS = {
     "meta-train": meta_train,
     "evaluate": evaluate,
@@ -56,23 +46,6 @@ min_steps = 5
 max_steps = 10
 num_steps = 16
 """
-
-
-def lopt_process(*arguments, cwd, start=START, **environment):
-    """A finished process of the command line."""
-    return subprocess.run(
-        [sys.executable, "-c", start, *map(str, arguments)],
-        cwd=cwd,
-        env=process_environment(**environment),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def process_environment(**extra):
-    inherited = {k: v for k, v in os.environ.items() if k not in ("LOPT_DEBUG",)}
-    return {**inherited, "PYTHONPATH": str(ROOT), "COLUMNS": "80", **extra}
 
 
 @pytest.fixture
@@ -136,140 +109,6 @@ def test_version(tmp_path):
     assert result.stdout == f"lopt {lopt.__version__}\n"
 
 
-@pytest.mark.parametrize(
-    ("line", "message", "hint"),
-    [
-        ("meta-trian", "no such command `meta-trian`", "did you mean `meta-train`?"),
-        ("meta-train --oot x", "no such option: --oot", "did you mean `--out`?"),
-        ("meta-train --sed 1", "no such option: --sed", "did you mean `--seed`?"),
-        ("meta-train --sett a=1", "no such option: --sett", "did you mean `--set`?"),
-        ("meta-train --resum", "no such option: --resum", "did you mean `--resume`?"),
-        ("meta-train --form x", "no such option: --form", "did you mean `--from`?"),
-        ("meta-train --truts", "no such option: --truts", "did you mean `--trust`?"),
-        (
-            "meta-train --optimiser x",
-            "no such option: --optimiser",
-            "did you mean `--optimizer`?",
-        ),
-        (
-            "meta-train --estimater x",
-            "no such option: --estimater",
-            "did you mean `--estimator`?",
-        ),
-        (
-            "meta-train --device 1",
-            "no such option: --device",
-            "did you mean `--devices`?",
-        ),
-        ("evaluate x --suit y", "no such option: --suit", "did you mean `--suite`?"),
-        ("evaluate x --trial 3", "no such option: --trial", "did you mean `--trials`?"),
-        ("evaluate x --seed 3", "no such option: --seed", "did you mean `--seeds`?"),
-        (
-            "evaluate x --baselin adam",
-            "no such option: --baselin",
-            "did you mean `--baseline`?",
-        ),
-        ("export x --ouut y", "no such option: --ouut", "did you mean `--out`?"),
-        ("export x -o y --froce", "no such option: --froce", "did you mean `--force`?"),
-        (
-            "export x -o y --step lsat",
-            "`--step` must be a step's number, `best` or `last`, got 'lsat'",
-            "did you mean `last`?",
-        ),
-        ("export x -o y --stpe 3", "no such option: --stpe", "did you mean `--step`?"),
-        (
-            "meta-train digits --set selection.suite=digits-selektion",
-            "`selection.suite`: unknown suite `digits-selektion`",
-            "did you mean `digits-selection`?",
-        ),
-        ("import x --sa y", "no such option: --sa", "did you mean `--as`?"),
-        ("import x --as mlp --ot y", "no such option: --ot", "did you mean `--out`?"),
-        ("import x --as mlp --st y", "no such option: --st", "did you mean `--set`?"),
-        (
-            "import x --as mlp --froce",
-            "no such option: --froce",
-            "did you mean `--force`",
-        ),
-        ("import x", "missing option `--as`", "`lopt import --help` lists the options"),
-        (
-            "import x --as adafc_mlp",
-            "unknown architecture to import `adafc_mlp`",
-            "did you mean `adafac_mlp`?",
-        ),
-        (
-            "import x --as mlp --set step_mult",
-            "`--set` must have the form key=value, got `step_mult`",
-            "for example `--set step_mult=0.01`",
-        ),
-        (
-            "import x --as mlp --set hidden_sizes=[3",
-            "`hidden_sizes` must have a value in TOML",
-            "",
-        ),
-        ("show x --jsn", "no such option: --jsn", "did you mean `--json`?"),
-        ("list suites --jsno", "no such option: --jsno", "did you mean `--json`?"),
-        ("list suits", "unknown kind of thing `suits`", "did you mean `suites`?"),
-        ("show digts", "unknown suite, file or run `digts`", "did you mean `digits`?"),
-        ("export x", "missing option `--out` / `-o`", "`lopt export --help` lists"),
-        ("list", "missing argument `KIND`", "`lopt list --help` lists the options"),
-        ("meta-train a b", "got unexpected extra argument(s) (b)", "`lopt meta-train"),
-        ("meta-train --seed x", "invalid value for `--seed`", "`lopt meta-train --help`"),
-        ("meta-train --devices 0", "invalid value for `--devices`", "`lopt meta-train"),
-        ("meta-train digts", "unknown suite `digts`", "did you mean `digits`?"),
-        ("meta-train no.toml", "cannot read suite `no.toml`", "`lopt list suites`"),
-        (
-            "meta-train digits --set outer_stesp=3",
-            "unknown key `outer_stesp`",
-            "did you mean `outer_steps`?",
-        ),
-        ("meta-train digits --seed -1", "`seed` must not be negative, got -1", ""),
-        ("meta-train digits --optimizer=", "`optimizer.name` must not be empty", ""),
-        (
-            "evaluate x --task wide-2x12",
-            "unknown task of suite `digits-heldout` `wide-2x12`",
-            "did you mean `wide-2x128`?",
-        ),
-        ("evaluate x --tusk y", "no such option: --tusk", "did you mean `--task`?"),
-        ("evaluate x --budgt 1", "no such option: --budgt", "did you mean `--budget`?"),
-        ("show x --pictur y", "no such option: --pictur", "did you mean `--picture`?"),
-        ("evaluate x --suite digts", "unknown suite `digts`", "did you mean `digits`?"),
-        (
-            "evaluate x --suite digits --set outer_stesp=3",
-            "unknown key `outer_stesp`",
-            "did you mean `outer_steps`?",
-        ),
-    ],
-)
-def test_usage_errors_are_told_without_jax(line, message, hint, tmp_path):
-    result = lopt_process(*shlex.split(line), cwd=tmp_path, start=WITHOUT_JAX)
-    assert result.stderr.startswith(f"error: {message}")
-    assert (result.returncode, result.stdout) == (2, "")
-    told = result.stderr.rstrip().splitlines()
-    assert len(told) == (3 if hint else 1)
-    if hint:
-        assert told[1] == ""
-        assert told[2].startswith(f"hint: {hint}")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_suite_that_names_a_python_file_is_refused_without_jax(suite, tmp_path):
-    (tmp_path / "task.py").write_text("open('ran', 'w')")
-    suite.write_text('[[tasks]]\nfile = "task.py"\n')
-    for command in ("meta-train tiny.toml", "evaluate x --suite tiny.toml"):
-        result = lopt_process(*command.split(), cwd=tmp_path, start=WITHOUT_JAX)
-        assert result.returncode == 2
-        assert "would run the Python file" in result.stderr
-        assert "--trust" in result.stderr
-    assert not (tmp_path / "ran").exists()
-
-
-def test_debugging_shows_the_traceback(tmp_path):
-    result = lopt_process("list", "suits", cwd=tmp_path, LOPT_DEBUG="1")
-    assert result.returncode == 1
-    assert "Traceback" in result.stderr
-    assert "lopt.errors.ConfigError: unknown kind of thing `suits`" in result.stderr
-
-
 def test_lists_go_to_stdout(tmp_path):
     result = lopt_process("list", "suites", cwd=tmp_path, start=WITHOUT_JAX)
     assert (result.returncode, result.stderr) == (0, "")
@@ -293,6 +132,20 @@ def test_tables_in_a_pipe_are_not_cut(suite, tmp_path):
     result = lopt_process("show", suite, cwd=tmp_path, start=WITHOUT_JAX)
     assert result.stdout.count(long.strip()) == 2
     assert "…" not in result.stdout
+
+
+def test_keys_that_not_all_tasks_have_share_a_column(capsys):
+    tasks = [
+        {"name": "a", "width": 8},
+        {"name": "b", "width": 9, "form": "plain", "n": 1},
+    ]
+    show._tasks(tasks)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    header, _, *rows = [words for words in lines if words]
+    assert header == ["name", "width", "further"]
+    assert rows == [["a", "8"], ["b", "9", "form=plain,", "n=1"]]
+    show._tasks([{"name": "a"}, {"name": "b"}])
+    assert "further" not in capsys.readouterr().out
 
 
 def test_show_prints_the_resolved_suite(suite, tmp_path):
@@ -320,40 +173,6 @@ def test_color_is_for_terminals_that_want_it(no_color, tmp_path):
     os.close(ours)
     assert "unknown kind of thing `suits`" in told
     assert ("\x1b[" in told) != no_color
-
-
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        (
-            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/metrics.jsonl"),
-            "error: cannot use `runs/x/metrics.jsonl`: no space left on device",
-        ),
-        (
-            PermissionError(errno.EACCES, os.strerror(errno.EACCES), "x"),
-            "error: cannot use `x`: permission denied",
-        ),
-        (ValueError("bad\nthing"), "error: internal error: ValueError: bad"),
-    ],
-)
-def test_what_nobody_expected_is_one_line(fault, message, monkeypatch, capsys):
-    def fail():
-        raise fault
-
-    monkeypatch.setitem(listing.KINDS, "suites", fail)
-    monkeypatch.delenv("LOPT_DEBUG", raising=False)
-    assert lopt.cli.run(["list", "suites"]) == 1
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.splitlines()[0] == message
-
-
-def test_an_interrupt_exits_with_130(monkeypatch):
-    def interrupt():
-        raise KeyboardInterrupt
-
-    monkeypatch.setitem(listing.KINDS, "suites", interrupt)
-    assert lopt.cli.run(["list", "suites"]) == 130
 
 
 def test_from_a_suite_to_a_file_and_its_evaluation(suite, tmp_path):
@@ -404,36 +223,3 @@ def test_from_a_suite_to_a_file_and_its_evaluation(suite, tmp_path):
     assert refused.returncode == 2
     assert "exists already" in refused.stderr
     assert "--force" in refused.stderr
-
-
-@pytest.mark.parametrize(
-    ("argument", "environment", "devices"),
-    [
-        ("3", {}, 3),
-        ("3", {"JAX_NUM_CPU_DEVICES": "2"}, 3),
-        ("None", {"JAX_NUM_CPU_DEVICES": "2"}, 2),
-        ("None", {}, min(os.cpu_count(), 8)),
-    ],
-)
-def test_the_process_is_set_up_as_the_user_says(argument, environment, devices, tmp_path):
-    start = f"""
-import jax
-from lopt.cli.process import set_up
-set_up({argument})
-print(len(jax.devices("cpu")), jax.config.jax_compilation_cache_dir)
-"""
-    inherited = {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": "/c", **environment}
-    result = lopt_process(cwd=tmp_path, start=start, **inherited)
-    assert result.stdout.split() == [str(devices), "/c/lopt/xla"], result.stderr
-
-
-def test_a_cache_that_the_user_chose_is_kept(tmp_path):
-    start = """
-import jax
-from lopt.cli.process import set_up
-set_up()
-print(jax.config.jax_compilation_cache_dir)
-"""
-    chosen = str(tmp_path / "mine")
-    result = lopt_process(cwd=tmp_path, start=start, JAX_COMPILATION_CACHE_DIR=chosen)
-    assert result.stdout.strip() == chosen

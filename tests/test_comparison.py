@@ -9,7 +9,7 @@ import optax
 import pytest
 from problems import linear_regression, quadratic, quadratic_descent
 
-from lopt.base import LearnedOptimizer
+from lopt.base import SPLITS, LearnedOptimizer
 from lopt.errors import ConfigError
 from lopt.evaluation.baselines import BASELINES
 from lopt.evaluation.comparison import evaluate
@@ -279,6 +279,11 @@ def test_bad_arguments_are_refused_before_anything_runs(wrong, message):
         evaluate(PLAIN, RATE, [suite_task(quadratic(), 8)], **wrong)
     with pytest.raises(ConfigError, match="at least one task"):
         evaluate(PLAIN, RATE, [])
+    for split in ("valid", "test"):
+        splits = tuple(s for s in SPLITS if s != split)
+        task = replace(quadratic(), splits=splits)
+        with pytest.raises(ConfigError, match=f"must have a split `{split}` to be"):
+            evaluate(PLAIN, RATE, [suite_task(quadratic(), 8), suite_task(task, 8)])
 
 
 def test_a_control_is_compared_with_but_is_not_one_of_all():

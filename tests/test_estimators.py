@@ -14,10 +14,10 @@ from unrolls import (
     exact_gradient,
     half_inert,
     inert,
-    learnable_sgd,
     make_unroll,
     mean_and_error,
     replicates,
+    two_rates,
 )
 
 from lopt.estimators import ESTIMATORS
@@ -103,7 +103,7 @@ def variance(num_truncations: int, period: int | None, key):
     """Of one pair's gradient, summed over theta; K is 4, the run as long as it takes."""
     task = quadratic(curvature=(0.5, 2.0), noise=3.0, loss_bound=1e4)
     task, inner = make_unroll(4, task=task, num_steps=4 * num_truncations)
-    theta = learnable_sgd().init(key)
+    theta = two_rates().init(key)
     estimator = estimator_of("gpes", inner, 1, period=period)
     num = num_truncations
     grads = replicates(estimator, task, theta, key, skip=num, num=num, copies=200)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 from problems import quadratic
-from unrolls import estimator_of, learnable_sgd
+from unrolls import estimator_of, two_rates
 
 from lopt.estimators import ESTIMATORS
 from lopt.groups import group_tasks
@@ -24,7 +24,7 @@ def make_trainer(name: str) -> Trainer:
         )
         return estimator_of(name, inner, 2)
 
-    lopt = learnable_sgd()
+    lopt = two_rates()
     task = quadratic(curvature=(0.5, 2.0), noise=0.3)
     entry = SuiteTask(task=task, weight=1.0, min_steps=4, max_steps=12, num_steps=12)
     groups = group_tasks([entry], make_estimator)
@@ -110,7 +110,7 @@ def memory(name: str, length: int, num_steps: int, key, rematerialize=None) -> i
 
 def momentum():
     """Gradient descent with momentum, whose step is learned and costs some memory."""
-    template = learnable_sgd()
+    template = two_rates()
 
     def opt_fn(theta, *, specs=None, num_steps=None):
         del specs, num_steps

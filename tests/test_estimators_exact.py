@@ -11,12 +11,13 @@ from unrolls import (
     estimator_of,
     exact_gradient,
     fixed_start,
-    learnable_sgd,
-    learnable_sgd_of_the_start,
     lucky_start,
     make_unroll,
+    two_rates,
+    two_rates_of_the_start,
 )
 
+from lopt.base import LearnedOptimizer
 from lopt.estimators.mixed import mixture
 from lopt.estimators.nes import utilities
 from lopt.estimators.noise import Gaussian, as_theta
@@ -47,7 +48,7 @@ def test_each_truncation_is_credited_with_the_noise_of_its_own_run(
     """Seven calls of one pair: its cut run, whole ones, and the seams between them."""
     length, sigmas = 2, {"default": 0.02, "log_rate": 0.1}
     task, inner = make_unroll(length, meta_loss=meta_loss)
-    theta = learnable_sgd().init(key)
+    theta = two_rates().init(key)
     options = {"sigma": sigmas, "period": period, "num_pairs": 1}
     estimator = estimator_of("gpes", inner, **options)
     results, states = calls(estimator, task, theta, key, 14)
@@ -82,7 +83,7 @@ def test_each_truncation_is_credited_with_the_noise_of_its_own_run(
 def test_forward_gradients_of_a_run_sum_to_its_slope(meta_loss, key):
     """The mean over a run is (∇L·v) v, v the run's own."""
     task, inner = make_unroll(4, meta_loss=meta_loss)
-    theta = learnable_sgd().init(key)
+    theta = two_rates().init(key)
     estimator = estimator_of("forward_gradient", inner, num_runs=1)
     results, states = calls(estimator, task, theta, key, 8)
     exact = exact_gradient(4, key, meta_loss=meta_loss)
@@ -100,7 +101,7 @@ def test_forward_gradients_of_a_run_sum_to_its_slope(meta_loss, key):
 def test_backpropagation_is_exact(rematerialize, key):
     """Of every truncation for `tbptt`, of the whole run for `full_gradient`."""
     task, inner = make_unroll(4)
-    theta, exact = learnable_sgd().init(key), exact_gradient(4, key)
+    theta, exact = two_rates().init(key), exact_gradient(4, key)
     options = {"rematerialize": rematerialize}
     whole = estimator_of("full_gradient", inner, 1, **options)
     results, _ = calls(whole, task, theta, key, 2)
@@ -127,8 +128,8 @@ def test_backpropagation_is_exact(rematerialize, key):
 @pytest.mark.parametrize("name", ["full_gradient", "forward_gradient"])
 def test_what_theta_does_at_the_start_of_a_run_counts(name, key):
     """Rates that are read once, when a run starts: the gradient is the same."""
-    task, inner = make_unroll(4, lopt=learnable_sgd_of_the_start())
-    theta, exact = learnable_sgd().init(key), exact_gradient(4, key)
+    task, inner = make_unroll(4, lopt=two_rates_of_the_start())
+    theta, exact = two_rates().init(key), exact_gradient(4, key)
     estimator = estimator_of(name, inner, num_runs=1)
     results, states = calls(estimator, task, theta, key, 8)
     grads = np.asarray(results.grad["log_rate"])
@@ -145,7 +146,7 @@ def test_what_theta_does_at_the_start_of_a_run_counts(name, key):
 def test_whole_runs_end_where_they_end(key):
     """Runs of 4, 8 and 12 steps side by side, as tasks of one group are."""
     task, inner = make_unroll(4, min_steps=4)
-    theta = learnable_sgd().init(key)
+    theta = two_rates().init(key)
     estimator = estimator_of("full_gradient", inner, num_runs=1)
     keys = jax.random.split(key, 8)
     results, _ = jax.vmap(lambda k: calls(estimator, task, theta, k, 1))(keys)
@@ -160,7 +161,7 @@ def test_whole_runs_end_where_they_end(key):
 def test_each_run_is_clipped(key):
     """Two runs of different slopes: the mean of their unit vectors."""
     task, inner = make_unroll(4, task=quadratic(curvature=(0.5, 2.0)))
-    theta = learnable_sgd().init(key)
+    theta = two_rates().init(key)
     raw, cut = (
         calls(estimator_of("tbptt", inner, num_runs=1, clip_norm=c), task, theta, key, 9)
         for c in (0.0, 0.1)
@@ -179,7 +180,7 @@ def test_diverged_runs_are_left_out_and_restart(name, key):
     """Half of the runs start where the loss overflows; the others' mean remains."""
     length = T if name in ("tbptt", "mixed") else 4
     task, inner = make_unroll(length, task=lucky_start())
-    theta, exact = learnable_sgd().init(key), exact_gradient(length, key)
+    theta, exact = two_rates().init(key), exact_gradient(length, key)
     estimator = estimator_of(name, inner, 8)
     results, states = calls(estimator, task, theta, key, 3)
     assert np.all(results.num_diverged > 0) and np.all(results.num_diverged < 16)
@@ -192,8 +193,8 @@ def test_diverged_runs_are_left_out_and_restart(name, key):
     if name == "forward_gradient":
         lost = np.any(np.asarray(states.runs.params["w"]) > 1e20, axis=-1)
         assert np.all((states.runs.step >= states.runs.num_steps)[lost]) and lost.any()
-    alone = estimator_of(name, make_unroll(4, lopt=learnable_sgd(1e30))[1], 2)
-    results, states = calls(alone, task, learnable_sgd(1e30).init(key), key, 1)
+    alone = estimator_of(name, make_unroll(4, lopt=two_rates(1e30))[1], 2)
+    results, states = calls(alone, task, two_rates(1e30).init(key), key, 1)
     assert int(results.num_diverged[0]) == 4
     if name != "full_gradient":
         runs = getattr(states, "runs", states)
@@ -204,7 +205,7 @@ def test_diverged_runs_are_left_out_and_restart(name, key):
 @pytest.mark.parametrize("name", ["es", "nres", "full_es", "nes"])
 def test_divergence_is_charged_and_counted(name, key):
     """A rate that overflows costs the bound; theta's gradient stays finite."""
-    lopt = learnable_sgd(rate=1e30)
+    lopt = two_rates(rate=1e30)
     task, inner = make_unroll(4, lopt=lopt, meta_split="meta")
     estimator = estimator_of(name, inner, 4)
     results, state = calls(estimator, task, lopt.init(key), key, 1)
@@ -230,7 +231,7 @@ def test_utilities_are_the_published_ones():
 
 def test_ranks_see_the_order_of_losses_only(key):
     """Raw or in logarithms; and a common start of any height does not blur them."""
-    lopt, norms = learnable_sgd(), []
+    lopt, norms = two_rates(), []
     for task in (fixed_start(), quadratic(curvature=(0.5, 2.0), floor=1.0)):
         grads = []
         for transform in ("raw", "log"):
@@ -260,6 +261,25 @@ def test_the_mixture_weighs_by_inverse_variance():
     one = jnp.asarray([True, *[False] * 4])
     np.testing.assert_allclose(mixture(*args, one), second.mean(axis=0), rtol=1e-5)
     np.testing.assert_array_equal(mixture(*args, one), mixture(*args, ~one & one))
+
+
+def test_where_backpropagation_has_no_gradient_the_mixture_is_es(key):
+    """A derivative that is not a number, of a loss that is one."""
+    plain = two_rates()
+
+    def opt_fn(theta, *, specs=None, num_steps=None):
+        nothing = jnp.sqrt(0.0 * jnp.sum(theta["log_rate"]))
+        return plain.opt_fn({"log_rate": theta["log_rate"] + nothing})
+
+    task, inner = make_unroll(T, lopt=LearnedOptimizer(plain.init, opt_fn))
+    results = [
+        calls(estimator_of(name, inner, 4), task, plain.init(key), key, 3)[0]
+        for name in ("es", "mixed")
+    ]
+    es, mixed = (np.asarray(r.grad["log_rate"]) for r in results)
+    assert np.all(np.abs(es) > 0)
+    np.testing.assert_allclose(mixed, es, rtol=1e-5)
+    np.testing.assert_array_equal(results[1].num_diverged, 8)
 
 
 def test_sigma_moves_by_equal_factors(key):

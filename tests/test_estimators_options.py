@@ -107,6 +107,8 @@ def test_prefixes_that_no_meta_parameter_has_are_named_before_compiling(name, su
     with pytest.raises(ConfigError, match=r"estimator.sigma` must have `default` or a"):
         build(load_suite(suite, [first, 'estimator.sigma={"network/w0"=0.2}']))
     build(load_suite(suite, [first, "estimator.sigma={network=0.2}"]))
+    with pytest.raises(ConfigError, match="got 'net'"):  # a part of a name is no prefix
+        build(load_suite(suite, [first, "estimator.sigma={default=0.1, net=0.2}"]))
 
 
 ZERO = """

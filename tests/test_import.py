@@ -5,7 +5,6 @@ thetas of published optimizers travel in tests/test_golden.py.
 """
 
 import hashlib
-import itertools
 import json
 import shutil
 from pathlib import Path
@@ -16,74 +15,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax_files import flax_bytes, nested
+from published import ADAFAC, DATA, PUBLISHED, flat, random, write
 
 import lopt.cli
 from lopt.checkpoint import load, read, save_file
-from lopt.errors import CheckpointError, ConfigError
-from lopt.files import fileformat
+from lopt.errors import CheckpointError
 from lopt.optimizers import OPTIMIZERS
 from lopt.published.importing import import_file
 from lopt.published.layouts import ARCHITECTURES
-
-DATA = Path(__file__).parent / "data"
-RNG = np.random.default_rng(7)
-
-
-def random(*shape):
-    return np.asarray(0.1 * RNG.standard_normal(shape), np.float32)
-
-
-def dense(name, *sizes):
-    """Weights [inputs, outputs] and biases; `name(layer, kind)` names them."""
-    theta = {}
-    for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-        theta[name(i, "w")] = random(n_in, n_out)
-        theta[name(i, "b")] = random(n_out)
-    return theta
-
-
-ADAFAC = {
-    **dense(lambda i, k: f"nn/~/{k}{i}", 39, 4, 3, 2),
-    "momentum_decays": random(3),
-    "rms_decays": random(1),
-    "adafactor_decays": random(3),
-}
-PUBLISHED = {
-    "learnable_sgd": {"log_lr": random()},
-    "learnable_sgdm": {"log_lr": random(), "one_minus_momentum": random()},
-    "learnable_adam": {
-        "log_lr": random(),
-        "one_minus_beta1": random(),
-        "one_minus_beta2": random(),
-        "log_epsilon": random(),
-    },
-    "mlp": dense(lambda i, k: f"mlp/~/linear_{i}/{k}", 19, 5, 2),
-    "adafac_mlp": ADAFAC,
-    "mup_adafac": ADAFAC,
-    "nn_adam": {
-        **{f"per_layer_{n}": random() for n in ("lr", "beta1", "beta2", "epsilon")},
-        "rnn_params/rnn/linear/w": random(19 + 6, 24),
-        "rnn_params/rnn/linear/b": random(24),
-        "lstm_init_state/hidden": random(1, 6),
-        "lstm_init_state/cell": random(1, 6),
-        "rnn_to_controls_params/rnn_to_controls/w": random(6, 4),
-        "rnn_to_controls_params/rnn_to_controls/b": random(4),
-    },
-}
-"""One theta of every architecture, with google/learned_optimization's names."""
-
-
-def flat(theta):
-    return fileformat.flatten(jax.device_get(theta))
-
-
-def write(path, tensors):
-    """A file in the format that the suffix names."""
-    if path.suffix == ".safetensors":
-        safetensors.numpy.save_file(tensors, path)
-    else:
-        path.write_bytes(flax_bytes(nested(tensors)))
-    return path
 
 
 def test_everything_published_can_be_imported():
@@ -243,121 +182,6 @@ def test_the_header_says_where_weights_are_from():
     assert "hidden_sizes" not in card["not_in_the_file"]
 
 
-# Files that are refused
-
-
-def changed(**changes):
-    """The tensors of `adafac_mlp`, some replaced, or left out where None."""
-    tensors = {**ADAFAC, **{k.replace(":", "/~/"): v for k, v in changes.items()}}
-    return {k: v for k, v in tensors.items() if v is not None}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"nn:w2": None}, "lacks the tensor `nn/~/w2`"),
-        ({"momentum_decays": None}, "lacks the tensor `momentum_decays`"),
-        ({"extra": random(2)}, "`extra`, which is no tensor of `adafac_mlp`"),
-        (
-            {"nn:w1": random(4, 7)},
-            "`nn/~/w1` of `.*` must have shape [4, 3], got [4, 7]",
-        ),
-        (
-            {"nn:w0": random(40, 4)},
-            "`nn/~/w0` of `.*` must have shape [39, 4], got [40, ",
-        ),
-        ({"nn:b2": random(3)}, "`nn/~/b2` of `.*` must have shape [2], got [3]"),
-        ({"nn:b1": random(1, 3)}, "`nn/~/b1` of `.*` must have shape [3], got [1, 3]"),
-        ({"rms_decays": random(2)}, "`rms_decays` of `.*` must have shape [1], got [2]"),
-        ({"nn:b0": np.zeros(4, np.int32)}, "`nn/~/b0` of `.*` must be of floating point"),
-        ({"nn:b0": np.full(4, np.nan)}, "`nn/~/b0` of `.*` must be finite, got 4 of 4"),
-        ({"nn:b0": np.full(4, 1e300)}, "`nn/~/b0` of `.*` must be finite, got 4 of 4"),
-    ],
-)
-def test_tensors_that_do_not_fit_are_named(changes, message, tmp_path):
-    file = write(tmp_path / "x.safetensors", changed(**changes))
-    pattern = message.replace("[", r"\[").replace(".*", "[^`]*")
-    with pytest.raises(CheckpointError, match=pattern):
-        import_file(file, "adafac_mlp")
-
-
-def test_a_missing_tensor_may_be_stated(tmp_path):
-    file = write(tmp_path / "x.state", changed(rms_decays=None))
-    with pytest.raises(CheckpointError) as error:
-        import_file(file, "adafac_mlp")
-    assert error.value.hint == "if you know it, state it: `--set theta.rms_decays=[…]`"
-    imported = import_file(file, "adafac_mlp", {"theta": {"rms_decays": [0.25]}})
-    assert flat(imported.checkpoint.theta)["rms_decays"] == 0.25
-    assert imported.constants["theta.rms_decays"] == [0.25]
-
-
-@pytest.mark.parametrize(
-    ("held", "name", "message", "hint"),
-    [
-        ("mlp", "nn_adam", "has weights of `mlp`, not of `nn_adam`", "with `--as mlp`"),
-        ("learnable_sgd", "learnable_adam", "has weights of `learnable_sgd`", "sgd`"),
-        (
-            "mup_adafac",
-            "mlp",
-            "weights of `adafac_mlp` or `mup_adafac`, not of `mlp`",
-            "`--as adafac_mlp` or `--as mup_adafac`",
-        ),
-    ],
-)
-def test_weights_of_another_architecture(held, name, message, hint, tmp_path):
-    file = write(tmp_path / "x.state", PUBLISHED[held])
-    with pytest.raises(CheckpointError, match=message) as error:
-        import_file(file, name)
-    assert hint in error.value.hint
-
-
-def test_weights_of_nothing_that_is_known(tmp_path):
-    file = write(tmp_path / "x.state", {f"a/{i}": random(2) for i in range(4)})
-    with pytest.raises(CheckpointError, match="none of the tensors of `mlp`") as error:
-        import_file(file, "mlp")
-    assert error.value.hint == "it has 4: `a/0`, `a/1`, `a/2`, …"
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"stepmult": 0.1}, "unknown key of `mup_adafac` `stepmult`"),
-        ({"step_mult": "x"}, "`mup_adafac.step_mult` must be a number, got 'x'"),
-        ({"step_mult": -1}, "`step_mult` must be positive, got -1"),
-        ({"hidden_sizes": [3, 3]}, r"`hidden_sizes` is \[2, 2\] in .*, got \[3, 3\]"),
-        ({"momentum_decays": [2.0, 0.5, 0.5]}, r"`momentum_decays` must be in \[0, 1\)"),
-        ({"theta": 3}, "`theta` must be a table, got 3"),
-        ({"theta": {"rms_decay": [1.0]}}, "unknown tensor of theta `rms_decay`"),
-        ({"theta": {"rms_decays": "x"}}, "`theta.rms_decays` must be a list of finite"),
-        ({"theta": {"rms_decays": [float("nan")]}}, "must be a list of finite numbers"),
-        ({"theta": {"rms_decays": [1e300]}}, "must be a list of finite numbers"),
-        ({"theta": {"rms_decays": [[1.0], []]}}, "must be a list of finite numbers"),
-        ({"theta": {"rms_decays": [1, 2]}}, r"`theta.rms_decays` must have shape \[1\]"),
-        ({"theta": {"network/b0": [1, 2]}}, "`theta.network/b0` is not to be stated"),
-    ],
-)
-def test_settings_that_do_not_fit(settings, message):
-    with pytest.raises(ConfigError, match=message):
-        import_file(DATA / "meta_mlp.safetensors", "mup_adafac", settings)
-
-
-def test_what_theta_replaces_cannot_be_set(tmp_path):
-    file = write(tmp_path / "x.state", PUBLISHED["learnable_sgd"])
-    with pytest.raises(ConfigError, match="`learning_rate` only says where"):
-        import_file(file, "learnable_sgd", {"learning_rate": 0.5})
-    assert import_file(file, "learnable_sgd").constants == {}
-
-
-def test_files_of_lopt_need_no_import(tmp_path):
-    imported = import_file(DATA / "meta_mlp.safetensors", "mup_adafac")
-    save_file(imported.checkpoint, tmp_path / "ours.safetensors")
-    with pytest.raises(CheckpointError, match="is a file of lopt already"):
-        import_file(tmp_path / "ours.safetensors", "mup_adafac")
-
-
-# the command
-
-
 def test_the_command_writes_a_file_and_says_what_it_assumed(
     tmp_path, monkeypatch, capsys
 ):
@@ -381,32 +205,3 @@ def test_the_command_writes_a_file_and_says_what_it_assumed(
     assert Path("mup_adafac.safetensors").read_bytes() != before
     assert lopt.cli.run(["show", "mup_adafac.safetensors"]) == 0
     assert "imported_from" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("line", "code", "message"),
-    [
-        ("x.safetensors --as mpl", 2, "unknown architecture to import `mpl`"),
-        ("x.safetensors --as layerwise", 2, "unknown architecture to import"),
-        ("x.safetensors --as mlp --set step_mult", 2, "`--set` must have the form"),
-        ("x.safetensors --as mlp", 1, "weights of `adafac_mlp` or `mup_adafac`"),
-        ("x.safetensors --as mup_adafac --set step_mlt=1", 2, "unknown key of `mup_"),
-        ("x.safetensors --as mup_adafac --out x.safetensors --force", 2, "`--out` must"),
-        ("x.safetensors --as mup_adafac --out no/y.safetensors", 1, "cannot write"),
-        ("x.safetensors --as mup_adafac --out . --force", 1, "`.` is a folder, not"),
-        ("no.state --as mlp", 1, "cannot read `no.state`"),
-        (". --as mlp", 1, "cannot read `.`: is a directory"),
-    ],
-)
-def test_the_command_refuses_in_one_line(
-    line, code, message, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(DATA / "meta_mlp.safetensors", "x.safetensors")
-    assert lopt.cli.run(["import", *line.split()]) == code
-    told = capsys.readouterr()
-    assert told.err.startswith(f"error: {message}") or message in told.err
-    assert told.out == ""
-    lines = told.err.rstrip().splitlines()
-    assert len(lines) == 1 or (len(lines) == 3 and lines[2].startswith("hint: "))
-    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]

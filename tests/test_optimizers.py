@@ -229,7 +229,7 @@ def test_layerwise_says_what_is_missing(key):
     [
         ({"bases": ("adan",)}, "adan"),
         ({"bases": ("muon",)}, "vectors"),
-        ({"bases": ("muon", "mars")}, "`mars`, which needs a second gradient"),
+        ({"bases": ("muon", "mars")}, "`mars` needs a second gradient"),
         ({"embedding_size": 2}, "num_tensors"),
         ({"hidden_sizes": (0,)}, "hidden_sizes"),
         ({"learning_rate": 0.0}, "learning_rate"),

@@ -1,5 +1,6 @@
 """The control `schedule`: what feels nothing is followed exactly; means are means."""
 
+import json
 from dataclasses import replace
 
 import jax
@@ -10,10 +11,12 @@ import pytest
 
 from lopt import evaluate
 from lopt.checkpoint import Checkpoint, save_file
+from lopt.config import load_suite, to_dict
 from lopt.decisions import recorder
 from lopt.errors import ConfigError
 from lopt.evaluation.schedule import POINTS, SEEDS, following, places, record, schedule
 from lopt.families import mlp
+from lopt.files import rundir
 from lopt.files.fileformat import Header
 from lopt.optimizers import OPTIMIZERS
 from lopt.optimizers.policy import Policy
@@ -190,6 +193,15 @@ def test_a_file_that_does_not_name_its_suite_has_no_schedule(prior):
     lost = replace(prior, header=replace(prior.header, card={"suite": "gone.toml"}))
     with pytest.raises(ConfigError, match=r"cannot read suite `gone\.toml`"):
         schedule(lost)
+
+
+@pytest.mark.parametrize("place", [".", f"{rundir.CHECKPOINTS}/5"])
+def test_of_a_run_the_tasks_are_those_of_its_configuration(prior, tmp_path, place):
+    config = to_dict(load_suite("quick", ["tasks.0.label_noise=2"]))
+    (tmp_path / rundir.CONFIG).write_text(json.dumps(config))
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    with pytest.raises(ConfigError, match=r"`tasks\.0\.label_noise` must be a number"):
+        schedule(replace(prior, path=tmp_path / place))
 
 
 def test_controls_alone_are_compared_with(prior):

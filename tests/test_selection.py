@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from problems import quadratic, quadratic_descent
-from unrolls import learnable_sgd
+from unrolls import two_rates
 
 from lopt.base import LearnedOptimizer
 from lopt.config import load_suite
@@ -19,7 +19,7 @@ from lopt.suites import SuiteTask
 from lopt.trainer import Trainer, TrainState
 
 TOY = Path(__file__).parent / "toy"
-TRAINER = Trainer(learnable_sgd(), (), optax.sgd(0.1), 1)
+TRAINER = Trainer(two_rates(), (), optax.sgd(0.1), 1)
 START = jnp.asarray([2.0, -1.5])
 
 
@@ -39,7 +39,7 @@ def entry(task, num_steps=6, weight=1.0, name="still"):
 
 def make_selector(*tasks, seeds=2, share=0.05, chain=10**6, lopt=None):
     return Selector(
-        lopt=lopt or learnable_sgd(),
+        lopt=lopt or two_rates(),
         tasks=tasks,
         seeds=seeds,
         share=share,

@@ -280,6 +280,11 @@ def test_a_file_without_the_factory_says_what_to_define(write):
     [
         ("return 3", "its factory must return a `Task`, got `int`"),
         ("return replace(good, loss_bound=float('inf'))", "finite `loss_bound`"),
+        (
+            "return replace(good, splits=('train', 'dev'))",
+            "`splits` out of train, meta, valid, test, with train, got train, dev",
+        ),
+        ("return replace(good, splits=('test',))", "with train, got test"),
         ("return replace(good, specs={})", "one `ParamSpec` for each parameter"),
         ("return replace(good, specs={'w': 1})", "`ParamSpec` of shape (3,), got 1"),
         (
@@ -304,7 +309,9 @@ def test_a_file_without_the_factory_says_what_to_define(write):
         ),
     ],
 )
-def test_a_task_that_breaks_the_interface_is_named(write, change, message):
+def test_a_task_that_breaks_the_interface_is_named(
+    write, change, message, unchecked_types
+):
     python = f"""
         from dataclasses import replace
         from problems import quadratic

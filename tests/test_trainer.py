@@ -8,43 +8,15 @@ import numpy as np
 import optax
 import pytest
 from problems import quadratic
-from unrolls import learnable_sgd
+from trainers import entry, make_trainer, small_mlp
+from unrolls import two_rates
 
-from lopt.base import GradientEstimator, MetaGradient
-from lopt.estimators import ESTIMATORS
-from lopt.families.mlp import mlp
+from lopt.base import GradientEstimator, LearnedOptimizer, MetaGradient
+from lopt.errors import ConfigError
 from lopt.groups import group_tasks
 from lopt.optimizers.layerwise import layerwise
-from lopt.outer import SCALE_DECAY, averaged, normalized, task_scales
-from lopt.suites import SuiteTask
+from lopt.optimizers.learnable import learnable_sgd
 from lopt.trainer import Trainer
-from lopt.unroll import unroll
-
-
-def make_trainer(lopt, tasks, *, estimator="nres", num_pairs=4, rate=1e-2, **options):
-    options = {"length": 4, "meta_every": 2} | options
-
-    def make_estimator(entry):
-        inner = unroll(
-            entry.task,
-            lopt,
-            min_steps=entry.min_steps,
-            max_steps=entry.max_steps,
-            **options,
-        )
-        return ESTIMATORS[estimator](inner, num_pairs=num_pairs, sigma=0.05)
-
-    return Trainer(lopt, group_tasks(tasks, make_estimator), optax.adam(rate), 100)
-
-
-def entry(task, weight=1.0, min_steps=8, max_steps=16):
-    return SuiteTask(
-        task=task, weight=weight, min_steps=min_steps, max_steps=max_steps, num_steps=16
-    )
-
-
-def small_mlp(**options):
-    return mlp(**({"width": 4, "depth": 1, "batch_size": 4} | options))
 
 
 def leaves_equal(a, b):
@@ -75,7 +47,7 @@ def test_same_seed_same_bits_and_a_restored_state_continues(key):
 
 def test_compiled_step_is_the_pure_step(key):
     tasks = [entry(small_mlp()), entry(small_mlp(width=6)), entry(quadratic())]
-    trainer = make_trainer(learnable_sgd_any(), tasks)
+    trainer = make_trainer(learnable_sgd(learning_rate=0.1), tasks)
     state = trainer.init(key)
     pure, pure_metrics = trainer.step(state, trainer.datas)
     state, metrics = advance(trainer, state, 1)
@@ -84,18 +56,6 @@ def test_compiled_step_is_the_pure_step(key):
     ):
         np.testing.assert_allclose(a, b, rtol=1e-4)
     np.testing.assert_allclose(pure_metrics.task_losses, metrics.task_losses, rtol=1e-4)
-
-
-def learnable_sgd_any():
-    """`learnable_sgd` with one rate for parameters of any shape."""
-    two = learnable_sgd(0.1)
-
-    def opt_fn(theta, *, specs=None, num_steps=None):
-        del specs, num_steps
-        rate = jnp.exp(theta["log_rate"][0])
-        return optax.with_extra_args_support(optax.scale(-rate))
-
-    return type(two)(two.init, opt_fn)
 
 
 def test_pairs_are_shared_over_devices_without_changing_the_result(key):
@@ -131,6 +91,13 @@ def test_tasks_of_one_shape_share_a_group_and_weights_sum_to_one():
     ]  # fmt: skip
 
 
+def test_a_split_that_the_second_task_lacks_is_missed():
+    task = small_mlp()
+    lacking = replace(task, splits=("train", "valid"), name="lacking")
+    with pytest.raises(ConfigError, match="task `lacking` has"):
+        make_trainer(layerwise(hidden_sizes=()), [entry(task), entry(lacking)])
+
+
 def test_the_mixture_weighs_tasks(key):
     """The gradient of a mixture is the weighted mean of its tasks' gradients."""
     curvatures = ((0.5, 1.0), (3.0, 1.0))
@@ -140,7 +107,7 @@ def test_the_mixture_weighs_tasks(key):
             entry(quadratic(curvature=c), weight, min_steps=4, max_steps=4)
             for c, weight in zip(curvatures, weights, strict=True)
         ]
-        trainer = make_trainer(learnable_sgd(), tasks, estimator="es", num_pairs=2)
+        trainer = make_trainer(two_rates(), tasks, estimator="es", num_pairs=2)
         trainer = replace(trainer, outer_optimizer=optax.sgd(1.0))
         before = trainer.init(key)
         after, _ = trainer.step(before, trainer.datas)
@@ -154,7 +121,7 @@ def test_the_mixture_weighs_tasks(key):
 
 
 def test_meta_training_improves_a_bad_start(key):
-    lopt = learnable_sgd(rate=0.01)
+    lopt = two_rates(rate=0.01)
     task = quadratic(curvature=(0.5, 2.0))
     trainer = make_trainer(
         lopt, [entry(task)], rate=0.1, num_pairs=256, meta_transform="raw"
@@ -176,7 +143,7 @@ def test_theta_never_receives_a_non_finite_update(key):
 
     estimator = GradientEstimator(lambda *_: jnp.zeros((2,)), estimate)
     groups = group_tasks([entry(quadratic())], lambda _: estimator)
-    trainer = Trainer(learnable_sgd(), groups, optax.adam(0.1), 10)
+    trainer = Trainer(two_rates(), groups, optax.adam(0.1), 10)
     before = trainer.init(key)
     theta, outer = jax.tree.map(np.asarray, (before.theta, before.outer_opt_state))
     after, metrics = advance(trainer, before, 2)
@@ -184,8 +151,50 @@ def test_theta_never_receives_a_non_finite_update(key):
     assert bool(metrics.skipped) and int(after.step) == 2
 
 
+def test_no_key_serves_twice(key):
+    """Of theta, the estimators, and every task at every outer step, in two groups."""
+    used = []
+
+    def row(key):
+        return jax.random.key_data(key)[None]
+
+    def estimate(theta, state, key, data, progress):
+        grad = jax.tree.map(jnp.zeros_like, theta)
+        return MetaGradient(grad, jnp.float32(0), jnp.int32(0), jnp.int32(0)), row(key)
+
+    estimator = GradientEstimator(lambda theta, key, data: row(key), estimate)
+    lopt = LearnedOptimizer(lambda key: {"key": row(key)}, two_rates().opt_fn)
+    shapes = ((1.0,), (2.0,), (1.0, 1.0))
+    tasks = [entry(quadratic(curvature=c)) for c in shapes]
+    trainer = Trainer(lopt, group_tasks(tasks, lambda _: estimator), optax.sgd(0.0), 3)
+    assert [len(group.names) for group in trainer.groups] == [2, 1]
+    state = trainer.init(key)
+    used += [row(key), state.theta["key"]]
+    for _ in range(3):
+        keys = [x.reshape(-1, 2) for x in state.estimator_states]
+        used += [row(state.key), *keys]
+        state, _ = trainer.step(state, trainer.datas)
+    used = np.concatenate([*used, row(state.key)])
+    assert len(np.unique(used, axis=0)) == len(used) == 2 + 3 * 4 + 1
+
+
+def test_estimators_are_told_how_far_training_is(key):
+    def estimate(theta, state, key, data, progress):
+        grad = jax.tree.map(jnp.zeros_like, theta)
+        return MetaGradient(grad, progress, jnp.int32(0), jnp.int32(0)), state
+
+    estimator = GradientEstimator(lambda *_: jnp.zeros((2,)), estimate)
+    groups = group_tasks([entry(quadratic())], lambda _: estimator)
+    trainer = Trainer(two_rates(), groups, optax.sgd(0.0), 4)
+    state, told = trainer.init(key), []
+    for _ in range(4):
+        state, metrics = trainer.step(state, trainer.datas)
+        told.append(float(metrics.loss))
+    assert told == [0.0, 0.25, 0.5, 0.75]
+
+
 def test_given_meta_parameters_are_the_start(key):
-    trainer = make_trainer(learnable_sgd(), [entry(quadratic(curvature=(1.0, 2.0)))])
+    trainer = make_trainer(two_rates(), [entry(quadratic(curvature=(1.0, 2.0)))])
     state = trainer.init(key, {"log_rate": np.asarray([1.0, 2.0], np.float32)})
     np.testing.assert_array_equal(state.theta["log_rate"], [1.0, 2.0])
 
@@ -200,85 +209,7 @@ def test_the_outer_step_lowers_for_accelerators(platform, key):
     assert exported.platforms == (platform,)
 
 
-DECAY = 0.6
-
-
-@pytest.fixture(scope="module")
-def paths():
-    """Theta [steps, rates] after every outer step on two tasks, and the last state.
-
-    By whether tasks are normalized, and by what the first one's meta-loss is multiplied
-    with: its `meta` split has so many times the curvature, its `train` split has not.
-    """
-    tasks = [quadratic(curvature=c, floor=0.0) for c in ((0.5, 2.0), (1.0, 0.3))]
-    found = {}
-    for normalize in (True, False):
-        trainer = make_trainer(
-            learnable_sgd(), [*map(entry, tasks)], num_pairs=2, meta_transform="raw"
-        )
-        trainer = replace(
-            trainer,
-            outer_optimizer=optax.sgd(0.01),
-            normalize_tasks=normalize,
-            average=DECAY,
-        )
-        step = jax.jit(trainer.step)
-        for factor in (1.0, 1000.0):
-            (data,) = trainer.datas
-            first_only = jnp.asarray([[factor], [1.0]])
-            leaf = data["meta"]
-            leaf = {**leaf, "curvature": leaf["curvature"] * first_only}
-            state, thetas = trainer.init(jax.random.key(0)), []
-            for _ in range(5):
-                state, _ = step(state, ({**data, "meta": leaf},))
-                thetas.append(np.asarray(state.theta["log_rate"]))
-            found[normalize, factor] = np.stack(thetas), state
-    return found
-
-
-def test_the_scale_of_one_task_does_not_matter_where_tasks_are_normalized(paths):
-    """A meta-loss a thousand times larger leaves the path of theta as it is."""
-    paths = {key: thetas for key, (thetas, _) in paths.items()}
-    moved = np.ptp(paths[True, 1.0], axis=0).max()
-    difference = np.abs(paths[True, 1000.0] - paths[True, 1.0]).max()
-    assert difference < 1e-3 * moved
-    difference = np.abs(paths[False, 1000.0] - paths[False, 1.0]).max()
-    assert difference > moved
-
-
-def test_theta_is_averaged_without_a_bias_towards_its_start(paths):
-    for thetas, state in paths.values():
-        weights = DECAY ** np.arange(len(thetas))[::-1]
-        expected = weights @ thetas / np.sum(weights)
-        np.testing.assert_allclose(state.average["log_rate"], expected, rtol=1e-5)
-    start = {"a": jnp.asarray(9.0)}
-    first = averaged(start, {"a": jnp.asarray(-3.0)}, jnp.asarray(1), 0.999)
-    np.testing.assert_allclose(first["a"], -3.0, rtol=1e-5)
-
-
-def test_normalized_meta_gradients():
-    """By hand: the running RMS of norms, which one that is not finite does not enter."""
-    rows = np.asarray([[3.0, 4.0], [np.nan, 1.0], [6.0, 8.0], [0.3, 0.4]])
-    norms, decay = [5.0, 10.0, 0.5], SCALE_DECAY
-    scales, seen = task_scales(2), []
-    for row in rows:
-        grads = {"a": jnp.asarray([[row[0]], [0.0]]), "b": jnp.asarray([row[1], 0.0])}
-        got, scales = normalized(grads, scales)
-        np.testing.assert_array_equal(got["b"][1], 0.0)
-        if np.isnan(row[0]):
-            assert np.isnan(got["a"][0, 0])
-            continue
-        seen.append(norms[len(seen)])
-        weights = decay ** np.arange(len(seen))[::-1]
-        rms = np.sqrt(np.sum(weights * np.square(seen)) / np.sum(weights))
-        np.testing.assert_allclose(got["a"][0, 0], row[0] / rms, rtol=1e-5)
-        np.testing.assert_allclose(got["b"][0], row[1] / rms, rtol=1e-5)
-    np.testing.assert_array_equal(scales.number, [3, 4])
-
-
 def test_what_is_not_used_is_not_in_the_state(key):
     """Snapshots of runs without it are as they were before it existed."""
-    state = make_trainer(learnable_sgd(), [entry(quadratic(curvature=(1.0, 2.0)))]).init(
-        key
-    )
+    state = make_trainer(two_rates(), [entry(quadratic(curvature=(1.0, 2.0)))]).init(key)
     assert (state.average, state.task_scales, state.selected) == ((), (), ())

@@ -17,7 +17,7 @@ T = 12
 SIGMA = 0.02
 
 
-def learnable_sgd(rate: float = 0.2) -> LearnedOptimizer:
+def two_rates(rate: float = 0.2) -> LearnedOptimizer:
     """Gradient descent with rates exp(log_rate), one a coordinate."""
 
     def init(key):
@@ -37,8 +37,8 @@ def learnable_sgd(rate: float = 0.2) -> LearnedOptimizer:
     return LearnedOptimizer(init, opt_fn)
 
 
-def learnable_sgd_of_the_start() -> LearnedOptimizer:
-    """`learnable_sgd` with the rates that a run started with."""
+def two_rates_of_the_start() -> LearnedOptimizer:
+    """`two_rates` with the rates that a run started with."""
 
     def opt_fn(theta, *, specs=None, num_steps=None):
         del specs, num_steps
@@ -51,7 +51,7 @@ def learnable_sgd_of_the_start() -> LearnedOptimizer:
             lambda params: jnp.exp(theta["log_rate"]), update
         )
 
-    return LearnedOptimizer(learnable_sgd().init, opt_fn)
+    return LearnedOptimizer(two_rates().init, opt_fn)
 
 
 def inert() -> LearnedOptimizer:
@@ -65,8 +65,8 @@ def inert() -> LearnedOptimizer:
 
 
 def half_inert() -> LearnedOptimizer:
-    """`learnable_sgd` and a meta-parameter that does nothing."""
-    active = learnable_sgd()
+    """`two_rates` and a meta-parameter that does nothing."""
+    active = two_rates()
 
     def opt_fn(theta, *, specs=None, num_steps=None):
         return active.opt_fn({"log_rate": theta["log_rate"]})
@@ -96,7 +96,7 @@ def lucky_start():
 
 def make_unroll(length: int, *, task=None, lopt=None, num_steps: int = T, **options):
     task = fixed_start() if task is None else task
-    lopt = learnable_sgd() if lopt is None else lopt
+    lopt = two_rates() if lopt is None else lopt
     options = {
         "meta_split": "train",
         "meta_every": 1,
@@ -110,7 +110,7 @@ def make_unroll(length: int, *, task=None, lopt=None, num_steps: int = T, **opti
 def exact_gradient(length: int, key, *, num_steps: int = T, **options):
     """jax.grad of the meta-loss of one whole run, by the unroll itself."""
     task, inner = make_unroll(length, **options)
-    theta = learnable_sgd().init(key)
+    theta = two_rates().init(key)
 
     def meta_loss(theta):
         run = inner.init(theta, key, task.data, jnp.int32(num_steps))

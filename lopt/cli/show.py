@@ -175,9 +175,15 @@ def _selection_tasks(plain: dict[str, Any]) -> None:
 
 
 def _tasks(tasks: list[dict[str, Any]]) -> None:
-    """One row a task; a column for each key that any of them has."""
-    columns = list(dict.fromkeys(key for task in tasks for key in task))
-    console.table(columns, ([task.get(key) for key in columns] for task in tasks))
+    """One row a task; a column for each key that all have, one for all further ones."""
+    keys = dict.fromkeys(key for task in tasks for key in task)
+    columns = [key for key in keys if all(key in task for task in tasks)]
+    further = [key for key in keys if key not in columns]
+    rows = []
+    for task in tasks:
+        rest = ", ".join(f"{key}={task[key]}" for key in further if key in task)
+        rows.append([task[key] for key in columns] + ([rest] if further else []))
+    console.table(columns + (["further"] if further else []), rows)
 
 
 def _dotted(plain: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

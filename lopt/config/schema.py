@@ -227,7 +227,8 @@ def _check_tasks(config: RunConfig) -> None:
     for i, task in enumerate(config.tasks):
         if task.min_steps < config.unroll.length:
             rule = f"be at least `unroll.length` = {config.unroll.length}"
-            raise BrokenRule(f"tasks.{i}.min_steps", rule, task.min_steps)
+            hint = "no truncation may be longer than a run: lower `unroll.length`"
+            raise BrokenRule(f"tasks.{i}.min_steps", rule, task.min_steps, hint=hint)
         if task.name in names:
             raise BrokenRule(f"tasks.{i}.name", "be given to one task only", task.name)
         names |= {task.name} - {None}

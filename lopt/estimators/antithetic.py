@@ -91,7 +91,17 @@ def advance_pairs(
     data: Data,
     progress: Array,
 ) -> tuple[PairReadings, UnrollState]:
-    """One truncation of every pair, runs [N, 2, ...]; those that are over start anew."""
+    """One truncation of every pair; runs that are over start anew.
+
+    Args:
+      unroll: what is estimated on.
+      theta: meta-parameters.
+      noise: ε [N, P].
+      runs: leaves [N, 2, ...].
+      keys: [N]; both members of a pair get the same.
+      data: the task's.
+      progress: the share of outer steps that are done.
+    """
 
     def truncation(weights, keys, run):
         run = started(unroll, weights, run, keys, data, progress)

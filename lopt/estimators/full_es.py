@@ -18,8 +18,9 @@ def full_es(
 ) -> GradientEstimator:
     """Evolution strategies on whole runs: one ε a run, one call a run; unbiased.
 
-    Theta is updated once a run; memory does not grow with the run. All runs of a call
-    have one length. A diverged run is charged with the worst loss to its end.
+    Credit c = ε/σ². Theta is updated once a run; memory does not grow with the run. All
+    runs of a call have one length. A diverged run is charged with the worst loss to its
+    end.
 
     Args:
       unroll: what is estimated on.

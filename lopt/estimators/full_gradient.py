@@ -27,10 +27,11 @@ def full_gradient(
 ) -> GradientEstimator:
     """Backpropagation through whole runs: the exact gradient; one call a run.
 
-    The state is kept at the beginning of each truncation; the rest is computed anew on
-    the way back, so that memory grows with T/K + K. All runs of a call have one length.
-    The gradient explodes where the inner run is chaotic. A run whose loss or gradient is
-    not finite is left out.
+    g = 1/N Σ_i dL_i/dθ, L_i the meta-loss of a whole run. The state is kept at the
+    beginning of each truncation; the rest is computed anew on the way back, so that
+    memory grows with T/K + K. All runs of a call have one length. The gradient explodes
+    where the inner run is chaotic. A run whose loss or gradient is not finite is left
+    out.
 
     Args:
       unroll: what is estimated on.
@@ -77,8 +78,11 @@ def _run_gradient(
 ) -> tuple[Array, Array, MetaParams]:
     """One run's meta-loss, whether it diverged, and the gradient.
 
-    The two loops are written out, for jax differentiates none whose length it does not
-    know, and a longest run that is masked costs as much as if it were run.
+    Forward, the state at the beginning of each truncation is kept in `starts`. Backward,
+    a truncation turns the loss's derivative in the state after it into that in the state
+    before it (`state_bar`), and adds its part of that in theta (`theta_bar`). The two
+    loops are written out, for jax differentiates none whose length it does not know, and
+    a longest run that is masked costs as much as if it were run.
     """
     num = num_steps // unroll.length
 
@@ -91,14 +95,14 @@ def _run_gradient(
         return unroll.advance(theta, run, run_key, data, rematerialize=rematerialize)
 
     def forward(carry):
-        i, run, kept, total, diverged = carry
-        kept = jax.tree.map(lambda all_, x: all_.at[i].set(x), kept, run)
+        i, run, starts, total, diverged = carry
+        starts = jax.tree.map(lambda all_, x: all_.at[i].set(x), starts, run)
         reading, run = advance(theta, run)
-        return i + 1, run, kept, total + reading.loss, diverged | reading.diverged
+        return i + 1, run, starts, total + reading.loss, diverged | reading.diverged
 
     def backward(carry):
         i, state_bar, theta_bar = carry
-        run = jax.tree.map(lambda all_: all_[i - 1], kept)
+        run = jax.tree.map(lambda all_: all_[i - 1], starts)
 
         def truncation(theta, leaves):
             reading, after = advance(theta, rebuild(run)(leaves))
@@ -110,10 +114,11 @@ def _run_gradient(
 
     leaves, pull_back, run = jax.vjp(start, theta, has_aux=True)
     room = unroll.max_steps // unroll.length
-    kept = jax.tree.map(lambda x: jnp.broadcast_to(x, (room, *x.shape)), run)
+    starts = jax.tree.map(lambda x: jnp.broadcast_to(x, (room, *x.shape)), run)
     zero = jnp.zeros((), jnp.int32)
-    carry = (zero, run, kept, jnp.zeros(()), jnp.zeros((), bool))
-    _, _, kept, total, diverged = jax.lax.while_loop(lambda c: c[0] < num, forward, carry)
+    carry = (zero, run, starts, jnp.zeros(()), jnp.zeros((), bool))
+    carry = jax.lax.while_loop(lambda c: c[0] < num, forward, carry)
+    _, _, starts, total, diverged = carry
     bars = jax.tree.map(jnp.zeros_like, (leaves, theta))
     _, state_bar, grad = jax.lax.while_loop(lambda c: c[0] > 0, backward, (num, *bars))
     grad = jax.tree.map(jnp.add, grad, pull_back(state_bar)[0])

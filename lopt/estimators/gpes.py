@@ -28,9 +28,10 @@ def gpes(
 ) -> GradientEstimator:
     """A fresh ε every `period` truncations of a run, credited with all since its start.
 
-    Unbiased for the smoothed loss of the whole run. The longer the period, the lower the
-    variance: `pes` is its one end (1), `nres` the other (the whole run). Needs pairs
-    that are out of step with one another.
+    Credit c = ξ = Σ ε/σ² over every ε that the run has had. Unbiased for the smoothed
+    loss of the whole run. The longer the period, the lower the variance: `pes` is its one
+    end (1), `nres` the other (the whole run). Needs pairs that are out of step with one
+    another.
 
     Args:
       unroll: what is estimated on.
@@ -67,8 +68,7 @@ def gpes(
         readings, runs = advance_pairs(
             unroll, theta, noise, state.runs, keys, data, progress
         )
-        return antithetic_gradient(readings, credit, theta), GPESState(
-            runs, noise, credit
-        )
+        result = antithetic_gradient(readings, credit, theta)
+        return result, GPESState(runs, noise, credit)
 
     return GradientEstimator(init, estimate)

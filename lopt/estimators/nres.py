@@ -14,9 +14,9 @@ def nres(
 ) -> GradientEstimator:
     """Noise-reuse evolution strategies: `gpes` with one ε for a whole run.
 
-    Unbiased for the smoothed loss of the whole run, with a variance that does not grow
-    with the number of truncations; needs pairs that are out of step with one another.
-    Options as in `gpes`.
+    Credit c = ε/σ². Unbiased for the smoothed loss of the whole run, with a variance that
+    does not grow with the number of truncations; needs pairs that are out of step with
+    one another. Options as in `gpes`.
 
     References:
       Li, Harrison, Sohl-Dickstein, Smith, Metz, Variance-reduced gradient estimation via

@@ -14,9 +14,9 @@ def pes(
 ) -> GradientEstimator:
     """Persistent evolution strategies: `gpes` with a fresh ε in every truncation.
 
-    Credit ξ: the sum of the scores of all ε since the run's start. Unbiased for the
-    smoothed loss of the whole run; its variance grows with the number of truncations in
-    a run. Options as in `gpes`.
+    Credit ξ = Σ ε/σ² over all truncations since the run's start. Unbiased for the
+    smoothed loss of the whole run; its variance grows with the number of truncations in a
+    run. Options as in `gpes`.
 
     References:
       Vicol, Metz, Sohl-Dickstein, Unbiased gradient estimation in unrolled computation

@@ -52,9 +52,9 @@ def started(
 ) -> UnrollState:
     """The run, or a new one where it is over.
 
-    The very first run is cut short at a random truncation, which puts the particles out
-    of step with one another; without it all would be young, or old, together. A cut run
-    is a short run in every respect: it knows its length.
+    The very first run is cut short after a truncation out of 1 … T/K, all equally likely,
+    which puts the particles out of step with one another; without it all would be young,
+    or old, together. A cut run is a short run in every respect: it knows its length.
     """
     num_steps = unroll.draw_num_steps(keys.length, progress)
     longest = num_steps // unroll.length

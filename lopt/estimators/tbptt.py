@@ -23,9 +23,10 @@ def tbptt(
 ) -> GradientEstimator:
     """Truncated backpropagation: the exact gradient of each truncation; biased.
 
-    A truncation is not charged with what its updates do to later ones. Its gradient
-    explodes where the inner run is chaotic: it is clipped, run by run. A run whose loss
-    or gradient is not finite is left out and restarts.
+    g = 1/N Σ_i ∂L_i/∂θ, L_i the loss of the truncation that run i takes in this call, its
+    state before it a constant. A truncation is not charged with what its updates do to
+    later ones. Its gradient explodes where the inner run is chaotic: it is clipped, run
+    by run. A run whose loss or gradient is not finite is left out and restarts.
 
     Args:
       unroll: what is estimated on.

@@ -30,7 +30,7 @@ def whole_pairs(
     num_steps: Array,
     data: Data,
 ) -> PairReadings:
-    """The whole runs with θ ± ε.
+    """The meta-losses of whole runs with θ ± ε: the means over their truncations.
 
     Both members of a pair share initialization and data. Memory does not grow with the
     run's length.

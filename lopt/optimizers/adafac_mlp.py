@@ -1,8 +1,8 @@
 """The per-parameter MLP on factored second moments (`AdafacMLPLOpt`, `small_fc_lopt`).
 
 References:
-  Metz, Freeman, Harrison, Maheswaranathan, Sohl-Dickstein, "Practical tradeoffs between
-    memory, compute, and performance in learned optimizers", 2022 (arXiv 2203.11860).
+  Metz, Freeman, Harrison, Maheswaranathan, Sohl-Dickstein, Practical tradeoffs between
+  memory, compute, and performance in learned optimizers, 2022, arXiv 2203.11860.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import optax
 
 from lopt import features
 from lopt.base import Array, LearnedOptimizer, PyTree
-from lopt.errors import ConfigError
+from lopt.config import BrokenRule
 from lopt.features import FactoredMoment, FullMoment
 from lopt.optimizers import checks, network
 
@@ -56,7 +56,7 @@ def adafac_mlp(
       eps: added to the mean square that a channel is normalized by.
 
     Raises:
-      ConfigError: a size, a decay or a constant is out of range.
+      BrokenRule: a size, a decay or a constant is out of range.
     """
     checks.check_sizes(hidden_sizes=hidden_sizes)
     checks.check_positive(step_mult=step_mult, eps=eps)
@@ -67,10 +67,8 @@ def adafac_mlp(
     )
     for name, decays in {"rms": rms_decays, "factored": factored_decays}.items():
         if len(decays) not in (1, len(momentum_decays)):
-            raise ConfigError(
-                f"`{name}_decays` must be one or as many as `momentum_decays` "
-                f"({len(momentum_decays)}), got {len(decays)}"
-            )
+            rule = f"be one or as many as `momentum_decays` ({len(momentum_decays)})"
+            raise BrokenRule(f"{name}_decays", rule, decays)
     decays = (momentum_decays, rms_decays, factored_decays)
     num_inputs = num_channels(*map(len, decays)) + len(features.TIME_SCALES)
 

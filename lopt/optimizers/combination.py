@@ -5,7 +5,8 @@ from inspect import signature
 from typing import Any, NamedTuple
 
 from lopt.bases import BASES, NEED_MORE, Base
-from lopt.errors import ConfigError, unknown_name
+from lopt.config import BrokenRule
+from lopt.errors import unknown_name
 from lopt.optimizers import checks, policy
 from lopt.packing import Packing
 
@@ -46,16 +47,12 @@ def combine(
     checks.check_positive(
         learning_rate=learning_rate, decay_steps=decay_steps, logit_scale=logit_scale
     )
-    for name, value in {"final": final, "weight_decay": weight_decay}.items():
-        if not value >= 0:
-            raise ConfigError(f"`{name}` must be at least 0, got {value}")
+    checks.check_not_negative(final=final, weight_decay=weight_decay)
     for name in bases:
         if name in NEED_MORE:
-            raise ConfigError(
-                "a base in `bases` must need nothing but gradients, got "
-                f"`{name}`, which needs {NEED_MORE[name]}",
-                hint=f"there are {', '.join(f'`{known}`' for known in BASES)}",
-            )
+            rule = f"need nothing but gradients: `{name}` needs {NEED_MORE[name]}"
+            known = ", ".join(f"`{known}`" for known in BASES)
+            raise BrokenRule("bases", rule, list(bases), hint=f"there are {known}")
         if name not in BASES:
             raise unknown_name("base in `bases`", name, BASES)
     for name in prior_logits:
@@ -63,10 +60,8 @@ def combine(
             raise unknown_name("base in `prior_logits`", name, BASES)
     table = tuple(BASES[name]() for name in bases)
     if not any(base.kind == "entrywise" for base in table):
-        raise ConfigError(
-            f"`bases` must hold one that fits vectors, got {list(bases)}",
-            hint="add `adam`",
-        )
+        rule = "hold one that fits vectors"
+        raise BrokenRule("bases", rule, list(bases), hint="add `adam`")
     _check_blend(momenta, prior_blend)
     logits = tuple(float(prior_logits.get(name, 0.0)) for name in bases)
     prior = policy.Prior(
@@ -83,15 +78,10 @@ def combine(
 
 def _check_blend(momenta: Sequence[float], prior_blend: Sequence[float]) -> None:
     if not momenta or not all(0 < decay < 1 for decay in momenta):
-        raise ConfigError(
-            f"`momenta` must be decays between 0 and 1, got {list(momenta)}"
-        )
-    if len(prior_blend) != len(momenta) + 1:
-        raise ConfigError(
-            f"`prior_blend` must have {len(momenta) + 1} shares, of the gradient and of "
-            f"each momentum, got {list(prior_blend)}"
-        )
+        raise BrokenRule("momenta", "be decays between 0 and 1", list(momenta))
+    num_shares = len(momenta) + 1
+    if len(prior_blend) != num_shares:
+        rule = f"have {num_shares} shares, of the gradient and of each momentum"
+        raise BrokenRule("prior_blend", rule, list(prior_blend))
     if not all(share > 0 for share in prior_blend):
-        raise ConfigError(
-            f"`prior_blend` must have positive shares, got {list(prior_blend)}"
-        )
+        raise BrokenRule("prior_blend", "have positive shares", list(prior_blend))

@@ -34,7 +34,7 @@ from jax.typing import ArrayLike
 
 from lopt import mup
 from lopt.base import Array, LearnedOptimizer, MetaParams, OptFn, PRNGKey, Specs
-from lopt.errors import ConfigError
+from lopt.config import BrokenRule
 from lopt.optimizers import checks, inputs, mixing, policy
 from lopt.optimizers.combination import Combination, combination_of, combine
 from lopt.packing import Packing, Stacks, packing
@@ -93,8 +93,10 @@ def layerwise(
         embedding of no tensors.
     """
     checks.check_sizes(hidden_sizes=hidden_sizes)
+    checks.check_not_negative(embedding_size=embedding_size, num_tensors=num_tensors)
     if embedding_size and not num_tensors:
-        raise ConfigError("`num_tensors` must be positive where tensors are embedded")
+        rule = "be positive where tensors are embedded"
+        raise BrokenRule("num_tensors", rule, num_tensors)
     combination = combine(
         bases,
         momenta,
@@ -226,7 +228,7 @@ def _transformation(
     def update_fn(grads, state: LayerwiseState, params=None, *, value, **extra_args):
         del extra_args
         if params is None:
-            raise ValueError("`layerwise` needs the parameters: update(g, state, params)")
+            raise ValueError(checks.NO_PARAMS)
         pack, step = layout(params), state.step
         g, p = pack.pack(grads), pack.pack(params)
         raw, momenta = mixing.update_momenta(decays, g, state.momenta, step)

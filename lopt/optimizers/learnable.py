@@ -2,6 +2,11 @@
 
 Each hyperparameter is stored as the logarithm of what must stay positive, so that steps
 of equal size in theta are equal ratios: of the learning rate, of 1 - β, of ε.
+
+References:
+  LearnableSGD, LearnableSGDM and LearnableAdam of google/learned_optimization, 2022,
+  whose updates these reproduce. Momentum: Polyak, 1964; Adam: Kingma, Ba, 2015, arXiv
+  1412.6980.
 """
 
 import math

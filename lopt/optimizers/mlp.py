@@ -1,8 +1,8 @@
 """The per-parameter MLP on momenta and time features (`MLPLOpt`).
 
 References:
-  Metz, Maheswaranathan, Nixon, Freeman, Sohl-Dickstein, "Understanding and correcting
-    pathologies in the training of learned optimizers", 2018 (arXiv 1810.10180).
+  Metz, Maheswaranathan, Nixon, Freeman, Sohl-Dickstein, Understanding and correcting
+  pathologies in the training of learned optimizers, 2019, arXiv 1810.10180.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def mlp(
       eps: added to the mean square that a channel is normalized by.
 
     Raises:
-      ConfigError: a size, a decay or a constant is out of range.
+      BrokenRule: a size, a decay or a constant is out of range.
     """
     checks.check_sizes(hidden_sizes=hidden_sizes)
     checks.check_positive(step_mult=step_mult, eps=eps)

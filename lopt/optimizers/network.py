@@ -30,12 +30,13 @@ from lopt.optimizers.per_element import Layers
 
 # Up to this width, activations fit into registers.
 _NARROW = 8
-# Tensors are packed up to so many elements together. A narrow network, which is cheap,
-# pays for packing sooner than a wide one.
-_NARROW_PACK = 1024
-_WIDE_PACK = 2**16
-# Elements of a slice. A pack's are few, so that on a CPU the activations of several
-# runs side by side fit into the cache; a large tensor's occupy all cores.
+# Tensors are packed up to so many elements together. On a CPU, where what is packed is
+# copied once more, only small ones gain by it, and those whose channels are of rows and
+# columns, which a wide network's products would meet in two dimensions.
+_SMALL_PACK = 1024
+_LARGE_PACK = 2**16
+# Elements of a slice. On a CPU they are few, so that the activations of several runs side
+# by side fit into the cache, up to tensors that occupy all cores.
 _CACHED_SLICE = 608
 _LARGE_SLICE = 2**16
 
@@ -75,7 +76,9 @@ def apply_network(
     """
     layers = _fold(theta, shared)
     narrow = max(len(b) for _, b in layers) <= _NARROW
-    limit = _NARROW_PACK if narrow else _WIDE_PACK
+    on_cpu = jax.default_backend() == "cpu"
+    is_flat = all(per_element.is_flat(c) for c in channels)
+    limit = _SMALL_PACK if narrow or (on_cpu and is_flat) else _LARGE_PACK
     apply_packed = _narrow_pack if narrow else _wide_pack
     sizes = [features.size(per_element.shape_of(c)) for c in channels]
     outputs = {}
@@ -85,7 +88,7 @@ def apply_network(
             outputs[i] = (
                 per_element.by_rows(*scaled)
                 if narrow
-                else per_element.by_slices(*scaled, _LARGE_SLICE)
+                else per_element.by_slices(*scaled, _slice_size(size))
             )
     for pack in _packs(sizes, limit):
         results = apply_packed(layers, [channels[i] for i in pack], eps)
@@ -191,8 +194,14 @@ def _wide_pack(
 ) -> list[list[Array]]:
     """The outputs of tensors whose normalized channels are packed."""
     inputs = [normalized(c, eps) for c in tensors]
-    size = _CACHED_SLICE if jax.default_backend() == "cpu" else _WIDE_PACK
+    size = _slice_size(_LARGE_PACK)
     return _packed(lambda x: per_element.by_slices(layers, [x], size), inputs)
+
+
+def _slice_size(size: int) -> int:
+    """Elements of a slice of a tensor of `size` elements."""
+    is_cached = jax.default_backend() == "cpu" and size <= _LARGE_SLICE
+    return _CACHED_SLICE if is_cached else _LARGE_SLICE
 
 
 def _packed(

@@ -1,7 +1,8 @@
 """Adam whose hyperparameters an LSTM moves, tensor by tensor (`NNAdam`).
 
-Reference: the learned optimizer of that name in google/learned_optimization (Metz et
-al. 2022); there is no paper of its own.
+References:
+  The learned optimizer of that name in google/learned_optimization, 2022; there is no
+  paper of its own.
 """
 
 import math
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from lopt import features
-from lopt.base import Array, LearnedOptimizer, PyTree
+from lopt.base import Array, LearnedOptimizer, MetaParams, PyTree
 from lopt.features import log_abs
 from lopt.optimizers import checks, recurrent
 from lopt.optimizers.recurrent import LstmState
@@ -47,8 +48,11 @@ def nn_adam(
     """Adam with per-tensor hyperparameters that an LSTM moves.
 
     p ← p - lr (1 + ε) / (ε + √(r + 1e-10)) m with the tensor's current hyperparameters,
-    m and r not bias-corrected, gradients clipped to ±1000; then the LSTM reads the
-    tensor's statistics and moves the hyperparameters for the next step.
+    m and r not bias-corrected, gradients clipped to ±1000. Then the LSTM, whose output
+    is h, reads the tensor's statistics and moves the raw hyperparameters ρ (`constrain`
+    says what they stand for) for the next step:
+
+    ρ ← ρ + output_scale (h w + b), then ρ ← ρ - decay_strength (ρ - ρ₀).
 
     Args:
       hidden_size: of the LSTM.
@@ -60,7 +64,7 @@ def nn_adam(
       decay_strength: share of the way back to the starting value in every step.
 
     Raises:
-      ConfigError: a size, a decay or a constant is out of range.
+      BrokenRule: a size, a decay or a constant is out of range.
     """
     checks.check_sizes(hidden_size=(hidden_size,))
     checks.check_positive(learning_rate=learning_rate, eps=eps)
@@ -187,8 +191,17 @@ def _log(x: Array) -> Array:
     return log_abs(x) / 2.0
 
 
-def _move(theta, tensors, state, output_scale, decay_strength):
-    """The hyperparameters' raw values for the next step, and the LSTM's state."""
+def _move(
+    theta: MetaParams,
+    tensors: list[tuple[Array, Array, Array, Array]],
+    state: NNAdamState,
+    output_scale: float,
+    decay_strength: float,
+) -> tuple[dict[str, Array], LstmState]:
+    """The hyperparameters' raw values for the next step, and the LSTM's state.
+
+    Args as in `nn_adam` and `lstm_inputs`.
+    """
     if not tensors:
         return state.raw, state.lstm
     inputs = lstm_inputs(tensors, state.raw)

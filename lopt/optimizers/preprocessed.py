@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from lopt.base import LearnedOptimizer
-from lopt.errors import ConfigError
+from lopt.optimizers import checks
 from lopt.optimizers.adafac_mlp import adafac_mlp
 
 
@@ -54,14 +54,13 @@ def mup_adafac(
         larger; 0: never.
 
     Raises:
-      ConfigError: an option is out of range.
+      BrokenRule: an option is out of range.
 
     References:
-      Thérien, Joseph, Knyazev, Oyallon, Rish, Belilovsky, "μLO: Compute-efficient
-        meta-generalization of learned optimizers", 2024 (arXiv 2406.00153).
+      Thérien, Joseph, Knyazev, Oyallon, Rish, Belilovsky, μLO: compute-efficient
+      meta-generalization of learned optimizers, 2024, arXiv 2406.00153.
     """
-    if clip_norm < 0:
-        raise ConfigError(f"`clip_norm` must not be negative, got {clip_norm}")
+    checks.check_not_negative(clip_norm=clip_norm)
     clipping = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     return preprocessed(
         adafac_mlp(

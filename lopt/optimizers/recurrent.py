@@ -1,4 +1,10 @@
-"""The LSTM cell that optimizers with one recurrent row per tensor share."""
+"""The LSTM cell that optimizers with one recurrent row per tensor share.
+
+References:
+  Hochreiter, Schmidhuber, Long short-term memory, 1997, Neural Computation 9 (8). The 1
+  in the forget gate: Jozefowicz, Zaremba, Sutskever, An empirical exploration of
+  recurrent network architectures, 2015, ICML.
+"""
 
 from typing import NamedTuple
 

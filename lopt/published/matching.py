@@ -14,6 +14,8 @@ from lopt.errors import CheckpointError, ConfigError, unknown_name
 from lopt.files import fileformat
 from lopt.published.layouts import ARCHITECTURES, SCALAR_WEIGHT, WRAPPERS, Layout
 
+CUT = "the file was cut short or changed: import the one that was published"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
@@ -146,7 +148,7 @@ def _joined(tensors: dict[str, Any], path: Path) -> dict[str, Any]:
         for index in np.ndindex(shape):
             if index not in values:
                 name = "_".join(map(str, (tensor, *index)))
-                raise CheckpointError(f"`{path}` lacks the tensor `{name}`")
+                raise CheckpointError(f"`{path}` lacks the tensor `{name}`", hint=CUT)
             joined[tensor][index] = values[index]
     return joined
 
@@ -205,7 +207,7 @@ def _complain(
         hint = f"if you know it, state it: `--set theta.{ours}=[…]`"
         raise CheckpointError(
             f"`{path}` lacks the tensor `{theirs}`",
-            hint=None if ours.startswith("network/") else hint,
+            hint=CUT if ours.startswith("network/") else hint,
         )
     extra = min(tensors.keys() - names.values())
     raise CheckpointError(

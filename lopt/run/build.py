@@ -8,7 +8,6 @@ from lopt import options
 from lopt.base import GradientEstimator, LearnedOptimizer
 from lopt.checkpoint import find_optimizer
 from lopt.config import BrokenRule, RunConfig
-from lopt.errors import ConfigError
 from lopt.estimators import ESTIMATORS
 from lopt.factories import find
 from lopt.groups import group_tasks
@@ -50,16 +49,13 @@ def _estimator(
     entry: SuiteTask, *, config: RunConfig, lopt: LearnedOptimizer, trust: bool
 ) -> GradientEstimator:
     """The meta-gradient's estimator on one task."""
-    try:
-        inner = unroll(
-            entry.task,
-            lopt,
-            min_steps=entry.min_steps,
-            max_steps=entry.max_steps,
-            **vars(config.unroll),
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    inner = unroll(
+        entry.task,
+        lopt,
+        min_steps=entry.min_steps,
+        max_steps=entry.max_steps,
+        **vars(config.unroll),
+    )
     name = config.estimator.name
     factory = find("estimator", name, ESTIMATORS, group="lopt.estimators", trust=trust)
     estimator = options.build(factory, config.estimator.options, inner, where="estimator")
