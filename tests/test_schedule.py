@@ -40,9 +40,9 @@ def made(tmp_path, optimizer="layerwise", **options):
 
 @pytest.fixture(scope="module")
 def prior(tmp_path_factory):
-    """A policy that knows the step and nothing else."""
-    folder = tmp_path_factory.mktemp("prior")
-    return made(folder / "a.safetensors", bases=("muon", "adam"), hidden_sizes=())
+    """A policy that knows the step and nothing else, not even the depth."""
+    path = tmp_path_factory.mktemp("prior") / "a.safetensors"
+    return made(path, hidden_sizes=(), logit_scale=1.0, weight_decay=2.5)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_factors_are_of_the_rate_and_of_the_decay(prior, frozen, shallow, key):
         )[0]["layer_0"]["w"]
 
     # Without gradients, all that is left is the decay: −λ ω φ, ω = 2.5.
-    expected = -0.04 * 2.5 * params["layer_0"]["w"]
+    expected = -0.03 * 2.5 * params["layer_0"]["w"]
     np.testing.assert_allclose(first_update(), expected, rtol=1e-4)
     np.testing.assert_allclose(first_update(learning_rate=3.0), 3 * expected, rtol=1e-4)
     np.testing.assert_allclose(first_update(weight_decay=0.5), expected / 2, rtol=1e-4)
