@@ -5,14 +5,22 @@ from typing import Any
 
 import jax
 
-CPU_OPTIONS: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
+CPU_OPTIONS = {"xla_backend_optimization_level": "1"}
 """Half the time to compile; the programs, mostly matrix products, are as fast."""
+SMALL_CPU_OPTIONS = {"xla_backend_optimization_level": "0"}
+"""Another third less, for programs that run in no time, or once."""
 
 
-def compile_lowered(lowered: jax.stages.Lowered) -> Any:
-    """The compiled program, for the devices that it was lowered for."""
+def compile_lowered(lowered: jax.stages.Lowered, *, small: bool = False) -> Any:
+    """The compiled program, for the devices that it was lowered for.
+
+    Args:
+      lowered: what to compile.
+      small: whether compiling it takes longer than all its runs.
+    """
+    options = SMALL_CPU_OPTIONS if small else CPU_OPTIONS
     on_cpu = jax.default_backend() == "cpu"
-    return lowered.compile(compiler_options=CPU_OPTIONS if on_cpu else None)
+    return lowered.compile(compiler_options=options if on_cpu else None)
 
 
 def mapped(function: Callable, in_axes: Sequence[int | None], count: int) -> Callable:

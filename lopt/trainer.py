@@ -48,7 +48,7 @@ class TrainState(NamedTuple):
     outer_opt_state: optax.OptState
     estimator_states: tuple[EstimatorState, ...]  # one a group, leaves [tasks, N, ...]
     step: Array  # shape=[], int32: outer steps taken
-    key: PRNGKey
+    keys: PRNGKey  # shape=[tasks + 1]: the next step's, and what later ones split from
     average: MetaParams | tuple[()] = ()
     task_scales: TaskScales | tuple[()] = ()
     selected: Selected | tuple[()] = ()
@@ -91,6 +91,12 @@ class Trainer:
         return tuple(name for group in self.groups for name in group.names)
 
     @property
+    def _tasks(self) -> tuple[slice, ...]:
+        """Which of all tasks are each group's."""
+        ends = [0, *itertools.accumulate(len(group.names) for group in self.groups)]
+        return tuple(slice(a, b) for a, b in itertools.pairwise(ends))
+
+    @property
     def datas(self) -> tuple[Data, ...]:
         """Each group's data: the last argument of `step`."""
         return tuple(group.data for group in self.groups)
@@ -101,24 +107,25 @@ class Trainer:
         arguments = key, theta, self.datas
         shardings = self._shardings(self.shapes())
         program = jax.jit(self._init, out_shardings=shardings)
-        return compile_lowered(program.lower(*arguments))(*arguments)
+        return compile_lowered(program.lower(*arguments), small=True)(*arguments)
 
     def _init(self, key: PRNGKey, theta: MetaParams | None, datas) -> TrainState:
-        theta_key, estimator_key, key = jax.random.split(key, 3)
-        start = self.lopt.init(theta_key) if theta is None else theta
+        num_tasks = len(self.task_names)
+        keys = jax.random.split(key, 2 * num_tasks + 2)
+        start = self.lopt.init(keys[-1]) if theta is None else theta
         start = jax.tree.map(jnp.asarray, start)
-        keys, _ = self._task_keys(estimator_key)
         states = tuple(
-            over_tasks(group.estimator.init, group)(start, k, data)
-            for group, k, data in zip(self.groups, keys, datas, strict=True)
+            over_tasks(group.estimator.init, group)(start, keys[tasks], data)
+            for group, tasks, data in zip(self.groups, self._tasks, datas, strict=True)
         )
         outer_opt_state = self.outer_optimizer.init(start)
         step = jnp.zeros((), jnp.int32)
-        state = TrainState(start, outer_opt_state, states, step, key)
+        keys = keys[num_tasks:-1]
+        state = TrainState(start, outer_opt_state, states, step, keys)
         if self.average:
             state = state._replace(average=start)
         if self.normalize_tasks:
-            state = state._replace(task_scales=task_scales(len(self.task_names)))
+            state = state._replace(task_scales=task_scales(num_tasks))
         return state
 
     def shapes(self) -> TrainState:
@@ -138,7 +145,7 @@ class Trainer:
     ) -> tuple[TrainState, Metrics]:
         """One outer step; pure."""
         results = [
-            self._estimate(i, state.theta, states, state.key, data, state.step)
+            self._estimate(i, state.theta, states, state.keys, data, state.step)
             for i, (states, data) in enumerate(
                 zip(state.estimator_states, datas, strict=True)
             )
@@ -164,7 +171,8 @@ class Trainer:
                 lowered = self._lower(i, state)
                 gradients.append(lowered.out_info[0])
                 futures.append(pool.submit(compile_lowered, lowered))
-            update = pool.submit(compile_lowered, self._lower_update(state, gradients))
+            lowered = self._lower_update(state, gradients)
+            update = pool.submit(compile_lowered, lowered, small=True)
             for future in futures:
                 programs.append(future.result())
                 if on_group is not None:
@@ -173,7 +181,7 @@ class Trainer:
 
         def step(state: TrainState) -> tuple[TrainState, Metrics]:
             results = [
-                program(state.theta, states, state.key, group.data, state.step)
+                program(state.theta, states, state.keys, group.data, state.step)
                 for program, states, group in zip(
                     programs, state.estimator_states, self.groups, strict=True
                 )
@@ -192,7 +200,7 @@ class Trainer:
             donate_argnums=1,
         )
         data = self.groups[i].data
-        return program.lower(state.theta, states, state.key, data, state.step)
+        return program.lower(state.theta, states, state.keys, data, state.step)
 
     def _lower_update(self, state: TrainState, gradients) -> jax.stages.Lowered:
         """The program of theta, for gradients of these shapes."""
@@ -220,24 +228,17 @@ class Trainer:
         rest = jax.tree.map(lambda _: everywhere, state._replace(estimator_states=()))
         return rest._replace(estimator_states=particles)
 
-    def _estimate(self, i: int, theta, states, key, data, step):
+    def _estimate(self, i: int, theta, states, keys, data, step):
         """The meta-gradients of a group, leaves [tasks, ...], and its new particles."""
         group, progress = self.groups[i], step / self.outer_steps
-        keys, _ = self._task_keys(key)
+        keys = keys[self._tasks[i]]
 
         def estimate(theta, states, key, data):
             return group.estimator.estimate(theta, states, key, data, progress)
 
-        result, states = over_tasks(estimate, group)(theta, states, keys[i], data)
+        result, states = over_tasks(estimate, group)(theta, states, keys, data)
         counts = jnp.sum(result.num_diverged), jnp.sum(result.num_steps)
         return MetaGradient(result.grad, result.loss, *counts), states
-
-    def _task_keys(self, key: PRNGKey) -> tuple[list[PRNGKey], PRNGKey]:
-        """For each group a key for each task; and the key of the next outer step."""
-        ends = list(itertools.accumulate(len(group.names) for group in self.groups))
-        keys = jax.random.split(key, len(self.task_names) + 1)
-        starts = [0, *ends[:-1]]
-        return [keys[a:b] for a, b in zip(starts, ends, strict=True)], keys[-1]
 
     def _finish(self, state: TrainState, results, update):
         """Theta's update; the old particles are gone by now, the new ones untouched."""
@@ -266,9 +267,11 @@ class Trainer:
             num_steps=num_steps,
             skipped=~finite,
         )
-        _, key = self._task_keys(state.key)
+        # Split here and not where they are used: each split takes a program a fifth of a
+        # second to compile, and this one is compiled without optimization.
+        keys = jax.random.split(state.keys[-1], state.keys.shape[0])
         state = state._replace(
-            theta=theta, outer_opt_state=opt_state, step=state.step + 1, key=key
+            theta=theta, outer_opt_state=opt_state, step=state.step + 1, keys=keys
         )
         if state.average:
             average = averaged(state.average, theta, state.step, self.average)

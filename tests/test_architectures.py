@@ -173,16 +173,17 @@ def test_a_role_learns_hyperparameters_of_its_own():
 @pytest.mark.parametrize(
     ("pack_size", "slice_size"), [(2**16, 608), (2**16, 2**16), (30, 1100)]
 )
+@pytest.mark.parametrize("has_rows", [True, False])
 @pytest.mark.parametrize("hidden_sizes", [(4, 4), (32, 32), (5,), ()])
 def test_network_equals_its_plain_formula_in_every_order_of_evaluation(
-    hidden_sizes, pack_size, slice_size, monkeypatch
+    hidden_sizes, has_rows, pack_size, slice_size, monkeypatch
 ):
     """Small and large tensors, narrow and wide networks take different ways."""
-    monkeypatch.setattr(network, "_WIDE_PACK", pack_size)
+    monkeypatch.setattr(network, "_LARGE_PACK", pack_size)
     monkeypatch.setattr(network, "_CACHED_SLICE", slice_size)
     monkeypatch.setattr(network, "_LARGE_SLICE", slice_size)
     key = jax.random.key(0)
-    num_channels = 3 + 2 + 2
+    num_channels = 3 + 1 + 2 + 2
     sizes = (num_channels + 11, *hidden_sizes, 2)
     theta = network.init_network(key, sizes)
     theta = jax.tree.map(lambda x: x + 0.1, theta)
@@ -190,10 +191,14 @@ def test_network_equals_its_plain_formula_in_every_order_of_evaluation(
     channels = [
         [
             jax.random.normal(jax.random.key(i), (3, *shape)) * 7,
-            jax.random.normal(jax.random.key(i + 9), (2, *shape[:-1], 1)),
-            jax.random.normal(jax.random.key(i + 99), (2, 1, *shape[1:])),
+            jax.random.normal(jax.random.key(i + 7), (1, *shape)) + 3,
+            jax.random.normal(jax.random.key(i + 9), (2, *row)),
+            jax.random.normal(jax.random.key(i + 99), (2, *column)),
         ]
         for i, shape in enumerate([(40, 50), (6, 4), (3, 5), (2, 3, 600)])
+        for row, column in [
+            ((*shape[:-1], 1), (1, *shape[1:])) if has_rows else (shape, shape)
+        ]
     ]
     apply = jax.jit(functools.partial(network.apply_network, eps=1e-5))
     outputs = apply(theta, channels, shared)

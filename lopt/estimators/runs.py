@@ -58,7 +58,9 @@ def started(
     """
     num_steps = unroll.draw_num_steps(keys.length, progress)
     longest = num_steps // unroll.length
-    cut = 1 + (jax.random.uniform(keys.cut) * longest).astype(jnp.int32)
+    # A key is random bits itself; drawing from it would take one more hash to compile.
+    bits = jax.random.key_data(keys.cut)[0]
+    cut = 1 + (bits % longest.astype(jnp.uint32)).astype(jnp.int32)
     is_first = run.num_steps == 0
     num_steps = jnp.where(is_first, cut * unroll.length, num_steps)
     fresh = unroll.init(theta, keys.init, data, num_steps)

@@ -10,15 +10,15 @@ but it is evaluated in the cheapest order that gives the same sum:
 * feature-major: activations are [hidden, elements];
 * inputs that all elements share (time features) are projected once a step, into b₀;
 * small tensors are packed: their elements, side by side, are those of one tensor;
-* a large tensor's channels are not normalized: their scales multiply W₀; channels of
-  rows and columns are projected by W₀ before they are broadcast;
+* channels are not normalized where their scales can multiply W₀ instead; those of rows
+  and columns are projected by W₀ before they are broadcast;
 * a narrow network is written out as scalar weights times rows, which the compiler fuses
   into one pass over the elements, with no activation in memory; a wide one is a product
   of matrices, slice by slice, so that activations stay in the cache.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +84,10 @@ def apply_network(
     outputs = {}
     for i, size in enumerate(sizes):
         if size > limit:
-            scaled = _normalize(layers, channels[i], eps)
+            # What is as large as the tensor would be copied beside its neighbors.
+            own = per_element.shape_of(channels[i])
+            groups = _by_neighbors(channels[i], but=own)
+            scaled = _normalize(layers, groups, eps), groups
             outputs[i] = (
                 per_element.by_rows(*scaled)
                 if narrow
@@ -126,35 +129,25 @@ def updates(
 def normalized(channels: Sequence[Array], eps: float) -> Array:
     """The normalized channels [sum of c, *s], broadcast: what the network sees."""
     shape = per_element.shape_of(channels)
-    return jnp.concatenate(
-        [jnp.broadcast_to(x, (len(x), *shape)) for x in _unit_groups(channels, eps)]
-    )
+    groups = [x * features.rms_scale(x, eps) for x in _by_neighbors(channels)]
+    return jnp.concatenate([jnp.broadcast_to(x, (len(x), *shape)) for x in groups])
 
 
-def _unit_groups(channels: Iterable[Array], eps: float) -> Iterator[Array]:
-    """The normalized channels, neighbors of one shape together, not broadcast."""
-    for _, group in itertools.groupby(channels, key=lambda c: c.shape[1:]):
-        x = jnp.concatenate(list(group))
-        yield x * features.rms_scale(x, eps)
+def _by_neighbors(channels: Sequence[Array], but: Sequence[int] = ()) -> list[Array]:
+    """Neighbors of one shape as one array; those of the shape `but` as they are."""
+    groups = []
+    for shape, neighbors in itertools.groupby(channels, key=lambda c: c.shape[1:]):
+        group = list(neighbors)
+        groups += group if shape == but else [jnp.concatenate(group)]
+    return groups
 
 
-def _normalize(
-    layers: Layers, channels: Sequence[Array], eps: float
-) -> tuple[Layers, list[Array]]:
-    """Layers and channels of a large tensor whose normalization is part of them.
-
-    What is smaller than the tensor is normalized; of the others, which would be copied,
-    the scales multiply the columns of W₀.
-    """
+def _normalize(layers: Layers, channels: Sequence[Array], eps: float) -> Layers:
+    """The layers of which the first normalizes the channels by the columns of W₀."""
     (w, b), *later = layers
-    shape = per_element.shape_of(channels)
-    scales, inputs = [], []
-    for is_whole, group in itertools.groupby(channels, lambda c: c.shape[1:] == shape):
-        for x in group if is_whole else _unit_groups(group, eps):
-            scale = features.rms_scale(x, eps) if is_whole else jnp.ones(len(x), x.dtype)
-            scales.append(scale.reshape(1, -1))
-            inputs.append(x)
-    return [(w * jnp.concatenate(scales, axis=1), b), *later], inputs
+    squares = [jnp.mean(c * c, axis=tuple(range(1, c.ndim))) for c in channels]
+    scales = jax.lax.rsqrt(eps + jnp.concatenate(squares))
+    return [(w * scales[None, :], b), *later]
 
 
 def _fold(theta: MetaParams, shared: Array) -> Layers:
@@ -184,9 +177,9 @@ def _narrow_pack(
     layers: Layers, tensors: Sequence[Sequence[Array]], eps: float
 ) -> list[list[Array]]:
     """The outputs of small tensors, packed after the first layer, by products."""
-    first, *later = layers
-    hidden = [per_element.products(first, list(_unit_groups(c, eps))) for c in tensors]
-    return _packed(lambda x: per_element.rows(later, list(x)), hidden)
+    groups = [_by_neighbors(c) for c in tensors]
+    hidden = [per_element.products(_normalize(layers, c, eps)[0], c) for c in groups]
+    return _packed(lambda x: list(per_element.later_products(layers[1:], x)), hidden)
 
 
 def _wide_pack(

@@ -88,8 +88,12 @@ def by_slices(layers: Layers, channels: Sequence[Array], size: int) -> list[Arra
 def by_products(layers: Layers, channels: Sequence[Array]) -> Array:
     """The outputs [outputs, *s], with every layer as products of matrices."""
     first, *later = layers
-    x = products(first, channels)
-    for w, b in later:
+    return later_products(later, products(first, channels))
+
+
+def later_products(layers: Layers, x: Array) -> Array:
+    """The outputs [outputs, *s] of the layers after the first, from its sums [h, *s]."""
+    for w, b in layers:
         x = jnp.tensordot(w, jax.nn.relu(x), axes=1) + features.along(b, x)
     return x
 
