@@ -1,21 +1,20 @@
 """Base optimizers: the directions that a combination mixes and baselines follow.
 
-A `Base` is an optax transformation that maps gradients to a descent *direction*, without
-learning rate or decay, and the kind of that direction, which decides how it is
-normalized and how muP scales it:
+A `Base` is a momentum and what is made of it: a *direction* of descent, without learning
+rate or decay. By itself, as a baseline, it follows its own momentum; in a combination
+all bases are given one momentum u that they share. The kind of its direction decides how
+it is normalized and how muP scales it:
 
-* "entrywise": any elementwise rule. Its entries do not know the tensor's shape.
-* "orthogonalized": an elementwise rule whose result is then replaced, on matrices, by
-  the nearest semi-orthogonal matrix O times √max(m, n), which gives unit RMS entries.
-  The factor is analytic: dividing by the measured RMS would punish low-rank gradients
-  and break transfer across widths. Vectors have no such direction.
-
-The transformations are elementwise: they accept stacks of tensors as well as a tree.
+* "entrywise": brought to unit RMS by its measured RMS.
+* "orthogonalized": on matrices, the nearest semi-orthogonal matrix O times √max(m, n),
+  which gives unit RMS entries. The factor is analytic: dividing by the measured RMS would
+  punish low-rank gradients and break transfer across widths. Vectors have no such
+  direction.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,51 +27,85 @@ from lopt.packing import Packing, Stacks, as_matrices, from_matrices
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration (Jordan et al., Muon, 2024)."""
 
+Direction = Callable[[Stacks, Stacks, Any, Array, Packing], tuple[Stacks, Any]]
+"""`(u, gradients, state, step [], packing) -> (direction, state)`; not negated."""
+
+
+def _no_state(params: Stacks) -> Any:
+    del params
+    return ()
+
 
 @dataclass(frozen=True)
 class Base:
-    """A direction of descent.
+    """A rule of descent.
 
     Attributes:
-      transform: elementwise, from gradients to the direction (*not* negated).
-      kind: what happens to the direction afterwards.
-      momentum: the running mean of gradients inside the transform's state.
+      momentum: of its own, for when it is by itself: elementwise, from gradients.
+      direction: what it makes of a momentum.
+      kind: of the direction.
+      init: from the parameters to the state of `direction`.
     """
 
-    transform: optax.GradientTransformation
+    momentum: optax.GradientTransformation
+    direction: Direction
     kind: Kind
-    momentum: Callable[[Any], Any]
+    init: Callable[[Stacks], Any] = _no_state
 
     def applies(self, spec: ParamSpec) -> bool:
         """Whether the tensor has a direction of this kind."""
         return self.kind == "entrywise" or spec.is_matrix
 
+    def start(self, params: Stacks) -> "BaseState":
+        """The state of the rule by itself, before the first step."""
+        return BaseState(self.momentum.init(params), self.init(params))
+
+    def follow(
+        self, grads: Stacks, state: "BaseState", step: Array, packing: Packing
+    ) -> tuple[Stacks, "BaseState"]:
+        """The direction of the rule by itself, and its next state."""
+        u, momentum = self.momentum.update(grads, state.momentum)
+        d, rest = self.direction(u, grads, state.direction, step, packing)
+        return d, BaseState(momentum, rest)
+
+
+class BaseState(NamedTuple):
+    """What a rule by itself carries from step to step."""
+
+    momentum: Any
+    direction: Any
+
 
 def sgd(*, decay: float = 0.9) -> Base:
-    """Momentum: m ← decay m + (1 − decay) g (Polyak, 1964)."""
-    return Base(optax.ema(decay, debias=False), "entrywise", lambda state: state.ema)
-
-
-def adam(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Base:
-    """m̂ / (√v̂ + eps) (Kingma and Ba, Adam, 2015)."""
-    transform = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
-    return Base(transform, "entrywise", lambda state: state.mu)
+    """u itself; by itself u ← decay u + (1 − decay) g (Polyak, 1964)."""
+    return Base(optax.ema(decay, debias=False), _made_of(lambda u, _: u), "entrywise")
 
 
 def lion(*, b1: float = 0.9, b2: float = 0.99) -> Base:
-    """sign(b1 m + (1 − b1) g) (Chen et al., Symbolic discovery, 2023)."""
-    transform = optax.scale_by_lion(b1=b1, b2=b2)
-    return Base(transform, "entrywise", lambda state: state.mu)
+    """sign(u); by itself u = b1 m + (1 − b1) g (Chen et al., Lion, 2023)."""
+    sign = _made_of(lambda u, _: jax.tree.map(jnp.sign, u))
+    return Base(_interpolation(b1, b2), sign, "entrywise")
+
+
+def adam(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Base:
+    """u / (√v̂ + eps), v the running mean of g² (Kingma and Ba, Adam, 2015)."""
+
+    def direction(u, grads, v, step, packing):
+        del packing
+        v = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, v, grads)
+        debias = 1 / (1 - b2 ** (step + 1.0))
+        return jax.tree.map(lambda u, v: u / (jnp.sqrt(v * debias) + eps), u, v), v
+
+    def init(params: Stacks) -> Stacks:
+        return jax.tree.map(jnp.zeros_like, params)
+
+    return Base(optax.ema(b1, debias=True), direction, "entrywise", init)
 
 
 def muon(*, decay: float = 0.95) -> Base:
-    """Orthogonalized Nesterov momentum (Jordan et al., Muon, 2024)."""
-    transform = optax.trace(decay, nesterov=True)
-    return Base(
-        transform,
-        "orthogonalized",
-        lambda state: jax.tree.map(lambda m: (1 - decay) * m, state.trace),
-    )
+    """u orthogonalized; by itself u is Nesterov's (Jordan et al., Muon, 2024)."""
+    momentum = optax.trace(decay, nesterov=True)
+    return Base(momentum, _made_of(orthogonalized), "orthogonalized")
 
 
 BASES: dict[str, Callable[..., Base]] = {
@@ -81,6 +114,40 @@ BASES: dict[str, Callable[..., Base]] = {
     "lion": lion,
     "muon": muon,
 }
+
+
+NEED_MORE = {
+    "lbfgs": "the objective",
+    "mars": "a second gradient, at the parameters of the step before",
+    "sam": "a second gradient, at parameters nearby",
+    "sophia": "the objective's curvature",
+}
+"""Well-known rules that a task does not give enough for: gradients and losses alone."""
+
+
+def _made_of(function: Callable[[Stacks, Packing], Stacks]) -> Direction:
+    """A direction that depends on the momentum alone."""
+
+    def direction(u, grads, state, step, packing):
+        del grads, step
+        return function(u, packing), state
+
+    return direction
+
+
+def _interpolation(b1: float, b2: float) -> optax.GradientTransformation:
+    """u = b1 m + (1 − b1) g, then m ← b2 m + (1 − b2) g."""
+
+    def mean(decay, m, g):
+        return jax.tree.map(lambda m, g: decay * m + (1 - decay) * g, m, g)
+
+    def update(updates, state, params=None):
+        del params
+        return mean(b1, state, updates), mean(b2, state, updates)
+
+    return optax.GradientTransformation(
+        lambda params: jax.tree.map(jnp.zeros_like, params), update
+    )
 
 
 def orthogonalize(matrices: Array, steps: int = 5) -> Array:
@@ -106,10 +173,10 @@ def orthogonalize(matrices: Array, steps: int = 5) -> Array:
     return x.mT if tall else x
 
 
-def orthogonalized(direction: Stacks, packing: Packing) -> Stacks:
+def orthogonalized(momentum: Stacks, packing: Packing) -> Stacks:
     """Each stack of matrices orthogonalized to unit RMS; zeros for other tensors."""
     out = []
-    for stack, spec in zip(direction, packing.group_specs, strict=True):
+    for stack, spec in zip(momentum, packing.group_specs, strict=True):
         if not spec.is_matrix:
             out.append(jnp.zeros_like(stack))
             continue

@@ -81,22 +81,33 @@ class Packing:
         return jax.tree.unflatten(self.treedef, out)
 
     def sums(self, stacks: Stacks) -> Array:
-        """Sum of each tensor's elements, [L]."""
-        return _join([jnp.sum(s, axis=tuple(range(1, s.ndim))) for s in stacks])
+        """Sum of each tensor's elements, [L]; [L, M] of stacks [G, M, *shape]."""
+        ranks = [len(spec.shape) for spec in self.group_specs]
+        return _join(
+            [
+                jnp.sum(s, axis=tuple(range(s.ndim - rank, s.ndim)))
+                for s, rank in zip(stacks, ranks, strict=True)
+            ]
+        )
+
+    def means(self, stacks: Stacks) -> Array:
+        """Mean of each tensor's elements, like `sums`; 0 for empty tensors."""
+        sums = self.sums(stacks)
+        sizes = jnp.asarray([max(math.prod(s.shape), 1) for s in self.specs], jnp.float32)
+        return sums / sizes.reshape((-1,) + (1,) * (sums.ndim - 1))
 
     def rms(self, stacks: Stacks) -> Array:
-        """Root mean square of each tensor's elements, [L]; 0 for empty tensors."""
-        sizes = jnp.asarray([max(math.prod(s.shape), 1) for s in self.specs])
-        return jnp.sqrt(self.sums(tuple(s * s for s in stacks)) / sizes)
+        """Root mean square of each tensor's elements, likewise."""
+        return jnp.sqrt(self.means(tuple(s * s for s in stacks)))
 
     def spread(self, values: Array) -> Stacks:
-        """[L] -> for each stack [G, 1, ..., 1], ready to multiply."""
+        """[L, ...] -> for each stack [G, ..., 1, ..., 1], ready to multiply."""
         out = []
         for start, group, spec in zip(
             _starts(self.groups), self.groups, self.group_specs, strict=True
         ):
             part = values[start : start + len(group)]
-            out.append(part.reshape((len(group),) + (1,) * len(spec.shape)))
+            out.append(part.reshape(part.shape + (1,) * len(spec.shape)))
         return tuple(out)
 
 

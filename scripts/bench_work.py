@@ -159,8 +159,6 @@ def same_bases() -> optax.GradientTransformation:
     directions = (
         optax.contrib.muon(-1.0),  # its sign like the others: a direction of ascent
         optax.scale_by_adam(),
-        optax.scale_by_lion(),
-        optax.trace(0.9),
     )
 
     def update(grads, states, params=None):

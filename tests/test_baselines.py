@@ -1,5 +1,6 @@
 """Baselines against optax, the schedules against hand-worked values."""
 
+import inspect
 from dataclasses import replace
 
 import jax
@@ -95,23 +96,22 @@ def test_muon_orthogonalizes_matrices_and_leaves_vectors_to_adam():
 
 
 def test_static_is_the_prior_of_layerwise():
-    prior = layerwise(
-        bases=("muon", "adam"), hidden_sizes=(), prior_logits={"muon": 40.0}
-    )
-    space = BASELINES["static"].space
-    values = space.values(space.center)
-    static = BASELINES["static"].lopt.opt_fn(
-        theta(values.learning_rate, values.weight_decay), num_steps=50
-    )
+    """With its rate and decay changed, and each of them is what its name says."""
+    prior = layerwise(learning_rate=0.02, weight_decay=3.0)
+    static = BASELINES["static"].lopt.opt_fn(theta(0.02, 3.0), num_steps=50)
     optimizer = prior.opt_fn(prior.init(jax.random.key(0)), num_steps=50)
     p = params()
     states = static.init(p), optimizer.init(p)
     for i in range(5):
-        g = gradients(i, p)
-        a, first = static.update(g, states[0], p)
-        b, second = optimizer.update(g, states[1], p, value=jnp.asarray(1.0))
+        g, value = gradients(i, p), jnp.asarray(1.0)
+        a, first = static.update(g, states[0], p, value=value)
+        b, second = optimizer.update(g, states[1], p, value=value)
         states = first, second
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4), a, b)
+    space, options = BASELINES["static"].space, inspect.signature(layerwise).parameters
+    center = space.values(space.center)
+    assert center.learning_rate == options["learning_rate"].default
+    assert center.weight_decay == options["weight_decay"].default
 
 
 @pytest.mark.parametrize(
@@ -152,9 +152,12 @@ def test_width_multipliers(name, role, ratio):
 
     def first_update(specs):
         optimizer = BASELINES[name].lopt.opt_fn(theta(), specs=specs, num_steps=20)
-        return optimizer.update(g, optimizer.init(p), p)[0]["w"]
+        return optimizer.update(g, optimizer.init(p), p, value=1.0)[0]["w"]
 
-    np.testing.assert_allclose(first_update(wide), ratio * first_update(plain), rtol=1e-5)
+    # `static` has 2 % of Adam in its prior, whose multiplier is another.
+    atol = 1e-3 if name == "static" else 0.0
+    expected = ratio * first_update(plain)
+    np.testing.assert_allclose(first_update(wide), expected, rtol=1e-5, atol=atol)
 
 
 @names
@@ -178,7 +181,7 @@ def test_contract(name, dtype):
         lambda x: (x.shape, x.dtype), p
     )
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(p))
-    assert optimizer.update({}, optimizer.init({}), {})[0] == {}
+    assert optimizer.update({}, optimizer.init({}), {}, value=1.0)[0] == {}
 
 
 @names

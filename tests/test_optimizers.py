@@ -1,5 +1,7 @@
 """The contract of every learned optimizer, over the registry and over variants."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from lopt import mup, packing
 from lopt.bases import BASES, orthogonalize
 from lopt.errors import ConfigError
-from lopt.optimizers import OPTIMIZERS
+from lopt.optimizers import OPTIMIZERS, policy
 from lopt.optimizers.layerwise import layerwise
 
 VARIANTS = {
@@ -128,19 +130,81 @@ def test_jit_and_vmap_change_nothing(name, key):
 
 
 def test_layerwise_starts_from_its_prior(key):
-    """Fresh theta: -λ₀ (Σ μ d̂ + ω φ), spelled out in numpy for a vector and a matrix."""
-    lopt = layerwise(bases=("muon", "adam"))
+    """Fresh theta: −λ₀ (Σ μ d̂ + ω φ) from the prior's blend, spelled out in numpy."""
+    lopt = layerwise(momenta=(0.5, 0.9), prior_blend=(0.2, 0.3, 0.5), weight_decay=2.0)
     params = random_tree({"v": (4,), "w": (3, 5)}, key)
-    grads = random_tree({"v": (4,), "w": (3, 5)}, jax.random.fold_in(key, 1))
     optimizer = lopt.opt_fn(lopt.init(key), num_steps=100)
-    updates, _ = optimizer.update(grads, optimizer.init(params), params, value=1.0)
-    v, w = np.asarray(grads["v"]), np.asarray(grads["w"])
-    # Adam's first direction is the sign; the prior's first step size is 0.04.
-    np.testing.assert_allclose(updates["v"], -0.04 * np.sign(v), rtol=1e-4)
-    orthogonal = np.asarray(orthogonalize(jnp.asarray(w))) * np.sqrt(5)
-    mu = np.exp(4.0) / (np.exp(4.0) + np.exp(2.0))
-    mixed = mu * orthogonal + (1 - mu) * np.sign(w) + 2.5 * np.asarray(params["w"])
-    np.testing.assert_allclose(updates["w"], -0.04 * mixed, rtol=1e-3, atol=1e-6)
+    state, seen = optimizer.init(params), []
+    for i in range(3):
+        grads = random_tree({"v": (4,), "w": (3, 5)}, jax.random.fold_in(key, i))
+        seen.append({name: np.asarray(g) for name, g in grads.items()})
+        updates, state = optimizer.update(grads, state, params, value=1.0)
+    rate = 0.03 / (1 + 2 / 30) * (1 - 0.95 * 2 / 100)
+
+    def blended(name):
+        total = 0.2 * seen[2][name]
+        for beta, share in ((0.5, 0.3), (0.9, 0.5)):
+            weights = beta ** np.arange(2, -1, -1.0)
+            terms = [w * g[name] for w, g in zip(weights, seen, strict=True)]
+            total += share * np.sum(terms, axis=0) / weights.sum()
+        return total
+
+    def adam(name):
+        squares = [0.999**k * g[name] ** 2 for k, g in enumerate(seen[::-1])]
+        d = blended(name) / np.sqrt(np.sum(squares, axis=0))
+        return d / np.sqrt(np.mean(d**2))
+
+    np.testing.assert_allclose(updates["v"], -rate * adam("v"), rtol=1e-4)
+    orthogonal = np.asarray(orthogonalize(jnp.asarray(blended("w")))) * np.sqrt(5)
+    mu = np.exp(4.0) / (np.exp(4.0) + 1)
+    decay = 2.0 * 10 ** (-1 / 3)  # as of three layers, for their number is not known
+    mixed = mu * orthogonal + (1 - mu) * adam("w") + decay * np.asarray(params["w"])
+    np.testing.assert_allclose(updates["w"], -rate * mixed, rtol=1e-3, atol=1e-6)
+
+
+def test_outputs_are_what_they_are_said_to_be(key):
+    """A bias of the last layer, one output at a time: λ, ω, mixture and blend."""
+    specs = mup.infer_specs({"v": jnp.ones(4), "w": jnp.ones((3, 5))})
+    pack = packing.packing(specs)
+    prior = policy.Prior(0.04, 30.0, 0.05, 2.0, 10.0, (4.0, 2.0), (0.2, 0.3, 0.5))
+    available = [(True, False), (True, True)]
+    steps = jnp.asarray(0.0), jnp.asarray(100.0)
+
+    def decide(index):
+        outputs = jnp.zeros((2, 7)).at[:, index].set(1.0)
+        return policy.decide(prior, outputs, available, pack.specs, *steps)
+
+    base = policy.decide(prior, jnp.zeros((2, 7)), available, pack.specs, *steps)
+    np.testing.assert_allclose(base.blend, [[0.2, 0.3, 0.5]] * 2, rtol=1e-5)
+    np.testing.assert_allclose(base.weight_decay, [0.0, 2.0 * 10 ** (-1 / 3)], rtol=1e-5)
+    e = np.exp(1.0)
+    np.testing.assert_allclose(decide(5).step_size, e * base.step_size, rtol=1e-5)
+    np.testing.assert_allclose(decide(6).weight_decay, e * base.weight_decay, rtol=1e-5)
+    odds = base.mixture[1, 0] / base.mixture[1, 1] * e**policy.LOGIT_GAIN
+    np.testing.assert_allclose(
+        decide(0).mixture, [[1, 0], [odds / (1 + odds), 1 / (1 + odds)]], rtol=1e-4
+    )
+    for i in range(3):
+        shares = np.array([0.2, 0.3, 0.5])
+        shares[i] *= e**policy.LOGIT_GAIN
+        np.testing.assert_allclose(
+            decide(2 + i).blend[1], shares / shares.sum(), rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize(
+    "layers, decay", [(2, 1.423), (3, 2.089), (7, 3.239), (99, 4.397)]
+)
+def test_prior_decay_keeps_the_scale_of_the_logits(layers, decay):
+    """ω^L is 4.5^L / 10 at every depth, on matrices alone."""
+    matrix = mup.infer_specs(jnp.ones((3, 5)))
+    vector = mup.infer_specs(jnp.ones(5))
+    prior = policy.Prior(0.03, 30.0, 0.05, 4.5, 10.0, (0.0,), (0.3, 0.7))
+    specs = [replace(spec, num_layers=layers) for spec in (matrix, vector)]
+    found, none = policy.prior_decay(prior, specs)
+    np.testing.assert_allclose(found, decay, rtol=1e-3)
+    np.testing.assert_allclose((found / 4.5) ** layers, 0.1, rtol=1e-3)
+    assert none == 0
 
 
 def test_layerwise_says_what_is_missing(key):
@@ -165,11 +229,16 @@ def test_layerwise_says_what_is_missing(key):
     [
         ({"bases": ("adan",)}, "adan"),
         ({"bases": ("muon",)}, "vectors"),
+        ({"bases": ("muon", "mars")}, "`mars` needs a second gradient"),
         ({"embedding_size": 2}, "num_tensors"),
         ({"hidden_sizes": (0,)}, "hidden_sizes"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"weight_decay": -1.0}, "weight_decay"),
         ({"prior_logits": {"moun": 1.0}}, "moun"),
+        ({"momenta": ()}, "momenta"),
+        ({"momenta": (0.9, 1.0)}, "momenta"),
+        ({"prior_blend": (0.2, 0.3, 0.5)}, "2 shares"),
+        ({"prior_blend": (0.0, 1.0)}, "positive"),
     ],
 )
 def test_layerwise_refuses_options(options, words):
@@ -207,22 +276,6 @@ def test_updates_do_not_depend_on_the_scale_of_loss_and_gradient(key):
         ends.append(p)
     for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("shape", [(6, 3), (3, 6), (5, 5), (2, 4, 3)])
-def test_orthogonalize_has_unit_singular_values(shape, key):
-    x = orthogonalize(jax.random.normal(key, shape))
-    values = np.linalg.svd(np.asarray(x), compute_uv=False)
-    assert np.all(values > 0.6) and np.all(values < 1.3)
-
-
-def test_orthogonalize_agrees_with_optax(key):
-    from optax.contrib import _muon
-
-    x = jax.random.normal(key, (7, 4))
-    coefficients = jnp.asarray([3.4445, -4.7750, 2.0315])
-    reference = _muon.orthogonalize_via_newton_schulz(x, coefficients)
-    np.testing.assert_allclose(orthogonalize(x), reference, rtol=1e-4, atol=1e-5)
 
 
 def test_packing_round_trip_and_sums(key):

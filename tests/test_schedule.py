@@ -40,9 +40,9 @@ def made(tmp_path, optimizer="layerwise", **options):
 
 @pytest.fixture(scope="module")
 def prior(tmp_path_factory):
-    """A policy that knows the step and nothing else."""
-    folder = tmp_path_factory.mktemp("prior")
-    return made(folder / "a.safetensors", bases=("muon", "adam"), hidden_sizes=())
+    """A policy that knows the step and nothing else, not even the depth."""
+    path = tmp_path_factory.mktemp("prior") / "a.safetensors"
+    return made(path, hidden_sizes=(), logit_scale=1.0, weight_decay=2.5)
 
 
 @pytest.fixture(scope="module")

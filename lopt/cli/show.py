@@ -111,7 +111,7 @@ def show_policy(path: Path) -> None:
     if has_policy(checkpoint):
         curves = show.policy_curves(checkpoint)
         console.data(f"over a run of {len(curves.losses)} steps on {curves.task}:")
-        columns = ("role", "learning rate", "its course", "mixture")
+        columns = ("role", "learning rate", "its course", "decay", "gradient", "bases")
         console.table(columns, show.rows(curves))
         console.hint(f"`lopt show {path} --picture policy.png` draws it")
 

@@ -12,7 +12,7 @@ steps are proportional to gradients, and its rate is tuned anew for every width.
 
 Muon orthogonalizes matrices, at RMS 0.2 like Adam's, and leaves the rest to Adam (Liu
 et al., Muon is scalable for LLM training, 2025). `static` is the control: the prior of
-`layerwise` without its network, every direction of unit RMS, with its own schedule.
+`layerwise`, λ and ω tuned, its network left out.
 Another control, `schedule`, is made of the learned optimizer itself (schedule.py).
 """
 
@@ -26,10 +26,16 @@ from jax.typing import ArrayLike
 
 from lopt import mup
 from lopt.base import Array, LearnedOptimizer, MetaParams, PRNGKey, Specs
-from lopt.bases import BASES, Base, orthogonalized
+from lopt.bases import BASES, Base
 from lopt.errors import unknown_name
 from lopt.evaluation.tuning import SearchSpace
 from lopt.evaluation.workers import Notify
+from lopt.optimizers.layerwise import (
+    layerwise,
+    layerwise_following,
+    prior_decisions,
+)
+from lopt.options import resolved
 from lopt.packing import Packing, Stacks, packing
 
 WARMUP = 0.05
@@ -37,8 +43,6 @@ WARMUP = 0.05
 
 MUON_RMS = 0.2
 """RMS of Muon's update of a matrix, about that of an update of Adam."""
-
-_EPS = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +104,6 @@ def warmup_cosine(theta: MetaParams, step: Array, num_steps: Array) -> Array:
     return theta["learning_rate"] * rise * fall
 
 
-def hyperbolic(theta: MetaParams, step: Array, num_steps: Array) -> Array:
-    """η_t of `static`: 1/(1 + t/30) times a linear descent to 5 % at the end."""
-    progress = jnp.minimum(step / num_steps, 1.0)
-    return theta["learning_rate"] / (1.0 + step / 30.0) * (1.0 - 0.95 * progress)
-
-
 def rule(
     bases: tuple[str, ...], directions: Directions, schedule: Schedule
 ) -> LearnedOptimizer:
@@ -127,7 +125,7 @@ def rule(
 
         def init_fn(params) -> RuleState:
             stacks = layout(params).pack(params)
-            states = tuple(base.transform.init(stacks) for base in table)
+            states = tuple(base.start(stacks) for base in table)
             return RuleState(jnp.zeros((), jnp.int32), states)
 
         def update_fn(updates, state, params=None, **extra_args):
@@ -137,7 +135,7 @@ def rule(
             pack = layout(params)
             g, p = pack.pack(updates), pack.pack(params)
             steps = [
-                base.transform.update(g, s, p)
+                base.follow(g, s, state.step, pack)
                 for base, s in zip(table, state.bases, strict=True)
             ]
             raw: tuple[Any, ...] = tuple(step for step, _ in steps)
@@ -190,14 +188,11 @@ def _entrywise(table: tuple[Base, ...], pack: Packing, raw: tuple[Stacks, ...]) 
     return _multiplied(pack, direction, ["entrywise"] * len(pack.groups))
 
 
-def _orthogonalized(*, rms: float, normalize: bool) -> Directions:
-    """Matrices orthogonalized, the rest by the second base, normalized if asked."""
+def _orthogonalized(rms: float) -> Directions:
+    """Matrices orthogonalized, the rest by the second base."""
 
     def directions(table, pack, raw):
-        matrices, others = orthogonalized(raw[0], pack), raw[1]
-        if normalize:
-            scale = pack.spread(1.0 / (pack.rms(others) + _EPS))
-            others = tuple(d * s for d, s in zip(others, scale, strict=True))
+        matrices, others = raw
         chosen: list[Array] = []
         kinds: list[mup.Kind] = []
         for m, d, spec in zip(matrices, others, pack.group_specs, strict=True):
@@ -214,7 +209,12 @@ _ADAM = rule(("adam",), _entrywise, warmup_cosine)
 _SGD_DECAYS = (0.0, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
 """A decay acts through rate times decay, and the rates of SGD are larger."""
 _LION_DECAYS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-_STATIC_DECAYS = (0.0, 0.6, 1.2, 2.5, 5.0, 10.0, 20.0)
+_OPTIONS = resolved(layerwise, {})
+_STATIC = LearnedOptimizer(
+    hyperparameters, layerwise_following(prior_decisions(_OPTIONS), _OPTIONS)
+)
+_STATIC_DECAYS = (0.0, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
+"""In units of the prior's own; close together, for its best is a narrow one."""
 
 BASELINES: dict[str, Baseline] = {
     baseline.name: baseline
@@ -245,21 +245,17 @@ BASELINES: dict[str, Baseline] = {
             name="muon",
             lopt=rule(
                 ("muon", "adam"),
-                _orthogonalized(rms=MUON_RMS, normalize=False),
+                _orthogonalized(MUON_RMS),
                 warmup_cosine,
             ),
             space=SearchSpace(learning_rate=0.05, center_decay=3),
         ),
         Baseline(
             name="static",
-            lopt=rule(
-                ("muon", "adam"),
-                _orthogonalized(rms=1.0, normalize=True),
-                hyperbolic,
-            ),
+            lopt=_STATIC,
             space=SearchSpace(
-                learning_rate=0.04,
-                decays=_STATIC_DECAYS,
+                learning_rate=_OPTIONS["learning_rate"],
+                decays=tuple(x * _OPTIONS["weight_decay"] for x in _STATIC_DECAYS),
                 center_decay=3,
                 schedules=(False,),
             ),

@@ -1,26 +1,30 @@
 """Per-layer combinations of base optimizers, after L3RS.
 
-For each parameter tensor φ_ℓ the directions of K base optimizers, each normalized to
-unit RMS, are mixed:
+For each parameter tensor φ_ℓ the gradient g and its running means m_i at several decays
+are blended into one momentum, from which K base optimizers make directions d_k, each
+brought to unit RMS, that are mixed:
 
-    Δφ_ℓ = −λ_ℓ (Σ_k μ_{ℓ,k} m_{ℓ,k} d̂_{ℓ,k} + ω_ℓ φ_ℓ)
+    u_ℓ = α_{ℓ,0} g_ℓ + Σ_i α_{ℓ,i} m̂_{ℓ,i},   m_i ← β_i m_i + (1 − β_i) g, m̂ unbiased
+    Δφ_ℓ = −λ_ℓ (Σ_k μ_{ℓ,k} m_{ℓ,k} d̂_k(u_ℓ) + ω_ℓ φ_ℓ)
 
-λ (step size), μ (mixture) and ω (decoupled weight decay) come from the policy
-(policy.py), one small network shared by all tensors; m is the muP multiplier of the
-tensor for that kind of direction (mup.py). The inner loss must be passed as `value`.
+λ (step size), α (blend), μ (mixture) and ω (decoupled weight decay) come from the policy
+(policy.py), one small network shared by all tensors; m_{ℓ,k} is the muP multiplier of
+the tensor for that kind of direction (mup.py). The share of the gradient itself, α_0, is
+what approximate MARS and Nesterov's momentum set by hand. The inner loss must be passed
+as `value`.
 
-Departures from the paper: the policy corrects a stated prior, weight decay is one of its
-outputs, the multipliers follow muP, and structure takes the place of the embedding of
-each layer, which remains as an option.
+Departures from the paper: the bases share their momenta, the policy corrects a stated
+prior, blend and weight decay are outputs of it, the multipliers follow muP, and structure
+takes the place of the embedding of each layer, which remains as an option.
 
 References:
   Kristiansen, Sandler, Zhmoginov, Miller, Goyal, Lee, Vladymyrov, Narrowing the Focus:
   Learned Optimizers for Pretrained Models, 2024, arXiv 2408.09310.
+  Yuan, Liu, Wu, Zhou, Gu, MARS: Unleashing the Power of Variance Reduction for Training
+  Large Models, 2024, arXiv 2411.10438.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from inspect import signature
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -28,19 +32,14 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from lopt import bases as base_table
 from lopt import mup
 from lopt.base import Array, LearnedOptimizer, MetaParams, OptFn, PRNGKey, Specs
-from lopt.bases import BASES, Base
 from lopt.config import BrokenRule
-from lopt.errors import unknown_name
-from lopt.optimizers import checks, policy
+from lopt.optimizers import checks, inputs, mixing, policy
+from lopt.optimizers.combination import Combination, combination_of, combine
 from lopt.packing import Packing, Stacks, packing
 
-EPS = 1e-12
-"""Keeps logs and quotients of zero gradients finite."""
-
-PRIOR_LOGITS: Mapping[str, float] = MappingProxyType({"muon": 4.0, "adam": 2.0})
+PRIOR_LOGITS: Mapping[str, float] = MappingProxyType({"muon": 4.0})
 """Orthogonalized momentum for matrices, Adam elsewhere."""
 
 
@@ -48,33 +47,40 @@ class LayerwiseState(NamedTuple):
     """What a per-layer combination carries from step to step."""
 
     step: Array  # shape=[], int32
+    momenta: Stacks  # shapes [G, M, *shape]; start at zero, not yet unbiased
     bases: tuple[Any, ...]  # each base's state, over stacks
-    averages: policy.Statistics  # leaves [..., time scales]
+    averages: inputs.Statistics  # leaves [..., time scales]
 
 
 def layerwise(
     *,
-    bases: Sequence[str] = ("muon", "adam", "lion", "sgd"),
+    bases: Sequence[str] = ("muon", "adam"),
+    momenta: Sequence[float] = (0.9,),
     hidden_sizes: Sequence[int] = (16,),
-    learning_rate: float = 0.04,
+    learning_rate: float = 0.03,
     decay_steps: float = 30.0,
     final: float = 0.05,
-    weight_decay: float = 2.5,
+    weight_decay: float = 4.5,
+    logit_scale: float = 10.0,
     prior_logits: Mapping[str, float] = PRIOR_LOGITS,
+    prior_blend: Sequence[float] = (0.3, 0.7),
     embedding_size: int = 0,
     num_tensors: int = 0,
 ) -> LearnedOptimizer:
     """A per-layer combination of base optimizers, steered by a shared network.
 
     Args:
-      bases: names in `BASES`; their order is part of theta's meaning, and the
-        agreement with the gradient is that of the first one's momentum.
+      bases: names in `BASES`; their order is part of theta's meaning.
+      momenta: decays β of the running means; the middle one is what the gradient's
+        agreement is measured with.
       hidden_sizes: of the policy network; empty: a linear policy.
       learning_rate: of the prior at the first step.
       decay_steps: steps after which the prior's step size has halved.
       final: what the prior's linear descent leaves at the end of a run.
-      weight_decay: ω of the prior.
+      weight_decay: ω of the prior for a network of infinitely many layers.
+      logit_scale: C of the prior, by which ω is smaller for few layers (policy.py).
       prior_logits: of the prior's mixture; absent bases have 0.
+      prior_blend: the prior's shares of the gradient and of each momentum.
       embedding_size: entries of a learned embedding of each tensor; 0: none.
       num_tensors: how many tensors are embedded: the network that it specializes to.
 
@@ -91,15 +97,23 @@ def layerwise(
     if embedding_size and not num_tensors:
         rule = "be positive where tensors are embedded"
         raise BrokenRule("num_tensors", rule, num_tensors)
-    combination = _combination(
-        bases, learning_rate, decay_steps, final, weight_decay, prior_logits
+    combination = combine(
+        bases,
+        momenta,
+        learning_rate,
+        decay_steps,
+        final,
+        weight_decay,
+        logit_scale,
+        prior_logits,
+        prior_blend,
     )
 
     def init(key: PRNGKey) -> MetaParams:
-        inputs = policy.NUM_INPUTS + embedding_size
-        theta: MetaParams = {
-            "network": policy.init_network(key, inputs, hidden_sizes, len(bases) + 2)
-        }
+        num_inputs = inputs.num_inputs(len(momenta)) + embedding_size
+        num_outputs = len(bases) + len(momenta) + 3
+        network = policy.init_network(key, num_inputs, hidden_sizes, num_outputs)
+        theta: MetaParams = {"network": network}
         if embedding_size:
             theta["embedding"] = jnp.zeros((num_tensors, embedding_size))
         return theta
@@ -133,13 +147,39 @@ def layerwise_policy(
       num_steps: length of the run.
       options: all of those of the factory `layerwise`.
     """
-    combination = _combination_of(options)
+    combination = combination_of(options)
     total = jnp.asarray(num_steps, jnp.float32)
     return _decide(theta, combination, pack, state.averages, state.step - 1, total)
 
 
 Decide = Callable[[MetaParams, Packing, Array, Array], policy.Policy]
 """`(theta, pack, step [], num_steps []) -> Policy`, in the order of the packing."""
+
+
+def prior_decisions(options: Mapping[str, Any]) -> Decide:
+    """What the prior decides, its λ and ω taken from theta: for the control `static`.
+
+    Args:
+      options: all of those of the factory `layerwise`; theta's `learning_rate` and
+        `weight_decay` take the place of two of them.
+    """
+    combination = combination_of(options)
+    num_outputs = len(combination.table) + len(combination.decays) + 3
+
+    def decide(theta, pack, step, num_steps):
+        prior = combination.prior._replace(
+            learning_rate=theta["learning_rate"], weight_decay=theta["weight_decay"]
+        )
+        return policy.decide(
+            prior,
+            jnp.zeros((pack.num_tensors, num_outputs)),
+            combination.available(pack),
+            pack.specs,
+            step,
+            num_steps,
+        )
+
+    return decide
 
 
 def layerwise_following(decide: Decide, options: Mapping[str, Any]) -> OptFn:
@@ -149,7 +189,7 @@ def layerwise_following(decide: Decide, options: Mapping[str, Any]) -> OptFn:
       decide: what is done instead; theta is what the result is called with.
       options: all of those of the factory `layerwise`.
     """
-    combination = _combination_of(options)
+    combination = combination_of(options)
 
     def follow(theta, combination, pack, averages, step, num_steps):
         del combination, averages
@@ -163,52 +203,14 @@ def layerwise_following(decide: Decide, options: Mapping[str, Any]) -> OptFn:
     return opt_fn
 
 
-class _Combination(NamedTuple):
-    """What is mixed, and the policy that theta corrects."""
-
-    table: tuple[Base, ...]
-    prior: policy.Prior
-
-
-def _combination_of(options: Mapping[str, Any]) -> _Combination:
-    return _combination(
-        **{name: options[name] for name in signature(_combination).parameters}
-    )
-
-
-def _combination(
-    bases: Sequence[str],
-    learning_rate: float,
-    decay_steps: float,
-    final: float,
-    weight_decay: float,
-    prior_logits: Mapping[str, float],
-) -> _Combination:
-    checks.check_positive(learning_rate=learning_rate, decay_steps=decay_steps)
-    checks.check_not_negative(final=final, weight_decay=weight_decay)
-    for name in bases:
-        if name not in BASES:
-            raise unknown_name("base in `bases`", name, BASES)
-    for name in prior_logits:
-        if name not in BASES:
-            raise unknown_name("base in `prior_logits`", name, BASES)
-    table = tuple(BASES[name]() for name in bases)
-    if not any(base.kind == "entrywise" for base in table):
-        rule = "hold one that fits vectors"
-        raise BrokenRule("bases", rule, list(bases), hint="add `adam`")
-    logits = tuple(float(prior_logits.get(name, 0.0)) for name in bases)
-    prior = policy.Prior(learning_rate, decay_steps, final, weight_decay, logits)
-    return _Combination(table, prior)
-
-
 def _transformation(
     theta: MetaParams,
-    combination: _Combination,
+    combination: Combination,
     specs: Specs | None,
     num_steps: ArrayLike,
     decide: Callable[..., policy.Policy],
 ) -> optax.GradientTransformationExtraArgs:
-    table = combination.table
+    table, decays = combination.table, jnp.asarray(combination.decays)
 
     def layout(params) -> Packing:
         return packing(mup.infer_specs(params) if specs is None else specs)
@@ -218,71 +220,46 @@ def _transformation(
         stacks = pack.pack(params)
         return LayerwiseState(
             step=jnp.zeros((), jnp.int32),
-            bases=tuple(base.transform.init(stacks) for base in table),
-            averages=policy.start_averages(pack.num_tensors),
+            momenta=mixing.start_momenta(stacks, len(decays)),
+            bases=tuple(base.init(stacks) for base in table),
+            averages=inputs.start_averages(pack.num_tensors, len(decays)),
         )
 
     def update_fn(grads, state: LayerwiseState, params=None, *, value, **extra_args):
         del extra_args
         if params is None:
             raise ValueError(checks.NO_PARAMS)
-        pack = layout(params)
+        pack, step = layout(params), state.step
         g, p = pack.pack(grads), pack.pack(params)
-        directions, states = _directions(table, pack, g, state.bases, p)
-        now = _statistics(pack, value, g, p, table[0].momentum(states[0]))
-        averages = policy.update_averages(state.averages, now, state.step)
+        raw, momenta = mixing.update_momenta(decays, g, state.momenta, step)
+        now = inputs.measure(pack, value, g, p, momenta, len(decays))
+        averages = inputs.update_averages(state.averages, now, step)
         total = jnp.asarray(num_steps, jnp.float32)
-        decision = decide(theta, combination, pack, averages, state.step, total)
-        coefficients = _coefficients(table, pack, decision.mixture, directions)
-        update = _combine(pack, decision, coefficients, directions, p)
+        decision = decide(theta, combination, pack, averages, step, total)
+        u = mixing.blend(pack, decision.blend, g, momenta)
+        directions, scales, states = [], [], []
+        for base, base_state in zip(table, state.bases, strict=True):
+            direction, base_state = base.direction(u, g, base_state, step, pack)
+            directions.append(direction)
+            scales.append(mixing.scales(pack, base, direction))
+            states.append(base_state)
+        update = mixing.update(pack, decision, directions, scales, p)
         updates = pack.unpack(update, params)
-        return updates, LayerwiseState(state.step + 1, states, averages)
+        return updates, LayerwiseState(step + 1, raw, tuple(states), averages)
 
     update: Any = update_fn  # optax's type does not know a required `value`
     return optax.GradientTransformationExtraArgs(init_fn, update)
 
 
-def _directions(
-    table: tuple[Base, ...], pack: Packing, grads: Stacks, states, params: Stacks
-) -> tuple[list[Stacks], tuple]:
-    """Each base's direction, not yet normalized if entrywise, and its next state."""
-    directions, next_states = [], []
-    for base, state in zip(table, states, strict=True):
-        direction: Any
-        direction, state = base.transform.update(grads, state, params)
-        if base.kind == "orthogonalized":
-            direction = base_table.orthogonalized(direction, pack)
-        directions.append(direction)
-        next_states.append(state)
-    return directions, tuple(next_states)
-
-
-def _statistics(
-    pack: Packing, value: ArrayLike, grads: Stacks, params: Stacks, momentum: Stacks
-) -> policy.Statistics:
-    grad_rms, momentum_rms = pack.rms(grads), pack.rms(momentum)
-    sizes = jnp.asarray(
-        [max(math.prod(spec.shape), 1) for spec in pack.specs], jnp.float32
-    )
-    dot = pack.sums(tuple(m * g for m, g in zip(momentum, grads, strict=True))) / sizes
-    return policy.Statistics(
-        log_loss=jnp.log(jnp.abs(jnp.asarray(value, jnp.float32)) + EPS),
-        log_grad=jnp.log(grad_rms + EPS),
-        log_param=jnp.log(pack.rms(params) + EPS),
-        agreement=dot / (grad_rms * momentum_rms + EPS * EPS),
-        log_signal=jnp.log(momentum_rms + EPS) - jnp.log(grad_rms + EPS),
-    )
-
-
 def _decide(
     theta: MetaParams,
-    combination: _Combination,
+    combination: Combination,
     pack: Packing,
-    averages: policy.Statistics,
+    averages: inputs.Statistics,
     step: Array,
     num_steps: Array,
 ) -> policy.Policy:
-    inputs = policy.policy_inputs(averages, pack.specs, step, num_steps)
+    seen = inputs.policy_inputs(averages, pack.specs, step, num_steps)
     if "embedding" in theta:
         num_embedded = theta["embedding"].shape[0]
         if num_embedded != pack.num_tensors:
@@ -291,42 +268,13 @@ def _decide(
                 f"got {pack.num_tensors}"
             )
         order = [i for group in pack.groups for i in group]
-        inputs = jnp.concatenate([inputs, theta["embedding"][jnp.asarray(order)]], 1)
-    outputs = policy.apply_network(theta["network"], inputs)
-    table, prior = combination
-    available = [[base.applies(spec) for base in table] for spec in pack.specs]
-    return policy.decide(prior, outputs, available, pack.specs, step, num_steps)
-
-
-def _coefficients(
-    table: tuple[Base, ...], pack: Packing, mixture: Array, directions: list[Stacks]
-) -> Array:
-    """Factor of each raw direction: μ m, over its RMS if entrywise: [L, K]"""
-    columns = []
-    for k, base in enumerate(table):
-        multiplier = jnp.asarray(
-            [mup.update_multiplier(spec, base.kind) for spec in pack.specs], jnp.float32
-        )
-        scale = mixture[:, k] * multiplier
-        if base.kind == "entrywise":
-            scale = scale / (pack.rms(directions[k]) + EPS)
-        columns.append(scale)
-    return jnp.stack(columns, axis=1)
-
-
-def _combine(
-    pack: Packing,
-    decision: policy.Policy,
-    coefficients: Array,
-    directions: list[Stacks],
-    params: Stacks,
-) -> Stacks:
-    """−λ (Σ_k c_k d_k + ω φ) on every stack."""
-    decay = pack.spread(-decision.step_size * decision.weight_decay)
-    update = tuple(w * p for w, p in zip(decay, params, strict=True))
-    for k, direction in enumerate(directions):
-        scale = pack.spread(-decision.step_size * coefficients[:, k])
-        update = tuple(
-            u + c * d for u, c, d in zip(update, scale, direction, strict=True)
-        )
-    return update
+        seen = jnp.concatenate([seen, theta["embedding"][jnp.asarray(order)]], 1)
+    outputs = policy.apply_network(theta["network"], seen)
+    return policy.decide(
+        combination.prior,
+        outputs,
+        combination.available(pack),
+        pack.specs,
+        step,
+        num_steps,
+    )

@@ -1,0 +1,174 @@
+"""What the policy of `layerwise` sees of each tensor.
+
+At every step the loss, the norms of a tensor, its gradient and its momenta are measured,
+and averaged over two time scales; a third average keeps the first value for good. Nothing
+that the policy sees has a scale: of losses and norms only their changes between time
+scales are seen, never their level.
+
+How noisy the gradients are shows in how much of them survives in a momentum. Where
+minibatches agree, a momentum is as large as the gradient; where they are all noise, one
+of decay β has √((1 − β)/(1 + β)) of its size. With momenta of several decays, the logs
+of these ratios separate noise (all of them small, by their β) from a gradient that turns
+(the slow ones small). The batch size itself is not told.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from lopt.base import ROLES, Array, ParamSpec
+from lopt.packing import Packing, Stacks
+
+EMA_DECAYS = (0.9, 0.99, 1.0)
+"""Time scales of the averages, the last one keeps the first value for good."""
+
+BOUND = 3.0
+"""Measured inputs are clipped to ± this: what was not seen is not extrapolated wildly."""
+
+STRUCTURE_BOUND = 1.5
+"""Likewise for what is known of a run and a tensor beforehand."""
+
+EPS = 1e-12
+"""Keeps logs and quotients of zero gradients finite."""
+
+
+class Statistics(NamedTuple):
+    """What is measured at one step; logs of positive quantities."""
+
+    log_loss: Array  # shape=[]
+    log_grad: Array  # shape=[L], log RMS of the gradient
+    log_param: Array  # shape=[L], log RMS of the parameters
+    agreement: Array  # shape=[L], cosine between the middle momentum and the gradient
+    log_signal: Array  # shape=[L, M], log of RMS momentum over RMS gradient
+
+
+def measure(
+    pack: Packing,
+    value: ArrayLike,
+    grads: Stacks,
+    params: Stacks,
+    momenta: Stacks,
+    num_momenta: int,
+) -> Statistics:
+    """The statistics of one step.
+
+    Args:
+      pack: of the tensors.
+      value: the loss, [].
+      grads: [G, *shape].
+      params: likewise.
+      momenta: [G, M, *shape], averages of gradients: their weights sum to one.
+      num_momenta: M, which no tensor tells where there is none.
+    """
+    grad_rms = pack.rms(grads)
+    momentum_rms = pack.rms(momenta).reshape(pack.num_tensors, num_momenta)
+    middle = (num_momenta - 1) // 2
+    products = tuple(m[:, middle] * g for m, g in zip(momenta, grads, strict=True))
+    norms = grad_rms * momentum_rms[:, middle]
+    log_grad = jnp.log(grad_rms + EPS)
+    return Statistics(
+        log_loss=jnp.log(jnp.abs(jnp.asarray(value, jnp.float32)) + EPS),
+        log_grad=log_grad,
+        log_param=jnp.log(pack.rms(params) + EPS),
+        agreement=pack.means(products) / (norms + EPS * EPS),
+        log_signal=jnp.log(momentum_rms + EPS) - log_grad[:, None],
+    )
+
+
+def start_averages(num_tensors: int, num_momenta: int) -> Statistics:
+    """The averages before the first step; their values are not used."""
+    shapes = (
+        (),
+        (num_tensors,),
+        (num_tensors,),
+        (num_tensors,),
+        (num_tensors, num_momenta),
+    )
+    return Statistics(*[jnp.zeros((*shape, len(EMA_DECAYS))) for shape in shapes])
+
+
+def update_averages(averages: Statistics, now: Statistics, step: Array) -> Statistics:
+    """a ← γ a + (1 − γ) x for every γ, from a = x at the first step."""
+    decay = jnp.asarray(EMA_DECAYS)
+
+    def update(average, value):
+        value = value[..., None]
+        decays = decay.reshape((1,) * (average.ndim - 1) + (-1,))
+        return jnp.where(step == 0, value, decays * average + (1 - decays) * value)
+
+    return jax.tree.map(update, averages, now)
+
+
+def policy_inputs(
+    averages: Statistics,
+    specs: Sequence[ParamSpec],
+    step: Array,
+    num_steps: Array,
+) -> Array:
+    """What the network sees of each tensor, [L, `num_inputs(M)`], all within bounds."""
+    num_tensors = len(specs)
+    shared = jnp.broadcast_to(
+        jnp.concatenate([_of_run(step, num_steps), _of_loss(averages.log_loss)]),
+        (num_tensors, NUM_RUN + NUM_LOSS),
+    )
+    known = jnp.asarray([_structure(spec) for spec in specs])
+    known = jnp.clip(known, -STRUCTURE_BOUND, STRUCTURE_BOUND)
+    known = known.reshape(num_tensors, NUM_STRUCTURE)
+    return jnp.concatenate([shared, _of_tensors(averages), known], axis=1)
+
+
+NUM_RUN, NUM_LOSS, NUM_MEASURED, NUM_STRUCTURE = 4, 2, 6, len(ROLES) + 3
+
+
+def num_inputs(num_momenta: int) -> int:
+    """How many inputs the network has, without an embedding."""
+    return NUM_RUN + NUM_LOSS + NUM_MEASURED + num_momenta + NUM_STRUCTURE
+
+
+def _of_run(step: Array, num_steps: Array) -> Array:
+    """Where in which run: [NUM_RUN]."""
+    place = 2.0 * jnp.minimum(step / num_steps, 1.0) - 1.0
+    logs = jnp.log1p(step) / 3.0 - 1.0, jnp.log(num_steps / 300.0)
+    inputs = jnp.stack([place, jnp.square(place), *logs])
+    return jnp.clip(inputs, -STRUCTURE_BOUND, STRUCTURE_BOUND)
+
+
+def _of_loss(log_loss: Array) -> Array:
+    """How it falls: [NUM_LOSS]."""
+    return jnp.clip(log_loss[:2] - log_loss[1:], -BOUND, BOUND)
+
+
+def _of_tensors(averages: Statistics) -> Array:
+    """What is measured of each: [L, NUM_MEASURED + M]."""
+    grad, agreement = averages.log_grad, averages.agreement
+    signal = averages.log_signal
+    middle = signal[:, (signal.shape[1] - 1) // 2]
+    columns = jnp.stack(
+        [
+            grad[:, 0] - grad[:, 1],
+            grad[:, 1] - grad[:, 2],
+            averages.log_param[:, 0] - averages.log_param[:, 2],
+            2.0 * agreement[:, 0] - 1.0,
+            agreement[:, 0] - agreement[:, 1],
+            middle[:, 0] - middle[:, 1],
+        ],
+        axis=1,
+    )
+    inputs = jnp.concatenate([columns, signal[:, :, 0] + 1.0], axis=1)
+    return jnp.clip(inputs, -BOUND, BOUND)
+
+
+def _structure(spec: ParamSpec) -> list[float]:
+    """Role, place, number of layers, aspect; zero stands for unknown."""
+    role = [float(spec.role == role) for role in ROLES]
+    place = 0.0 if spec.depth is None else 2.0 * spec.depth - 1.0
+    layers = 0.0 if spec.num_layers is None else math.log(spec.num_layers / 3.0)
+    aspect = 0.0
+    if spec.is_matrix:  # of the base shape: λ must not drift with width
+        base_in, base_out = spec.fan_in / spec.width_in, spec.fan_out / spec.width_out
+        aspect = math.log(base_out / base_in) / 3.0
+    return [*role, place, layers, aspect]
