@@ -1,13 +1,15 @@
 """Datasets as device arrays in four splits, and pure minibatch sampling.
 
 Every dataset comes with scikit-learn, so nothing is downloaded. It is split once, by a
-rule that never changes, into train, meta, valid and test (55, 15, 15 and 15 %); inputs
-are centered and scaled to unit RMS with statistics of the train split alone.
+rule that does not change, into train, meta, valid and test (55, 15, 15 and 15 %); inputs
+are centered and scaled to unit RMS with statistics of the train split alone. (The rule
+changed once, on 2026-11-21: a prior of `layerwise` had been chosen on the first draw's
+test split, and what is reported must not be what something was chosen on.)
 
 `patches` are the 8x8 patches, side by side, of scikit-learn's two sample photographs,
 in color, averaged to 4x4. The class says which photograph and which third of it (top,
-middle, bottom) a patch is from; a small network finds it for 63 % of unseen patches,
-and for 45 % without color. Neighbors look alike, so whole columns of patches, two by
+middle, bottom) a patch is from; a small network finds it for about six in ten unseen
+patches, and for less than half without color. Neighbors look alike, so whole columns of patches, two by
 two and in both photographs, go to one split.
 
 `digits-permuted` are the digits with their pixels in another, fixed order: for a network
@@ -61,7 +63,7 @@ def _digits() -> _Raw:
 
 def _digits_permuted() -> _Raw:
     raw = _digits()
-    order = np.random.RandomState(0).permutation(raw.x.shape[1])
+    order = np.random.RandomState(1).permutation(raw.x.shape[1])
     return replace(raw, x=raw.x[:, order])
 
 
@@ -187,8 +189,9 @@ def _dataset(name: str) -> dict[Split, Examples]:
 
 def _split(group: np.ndarray) -> list[np.ndarray]:
     """Indices of the examples of each split; groups are shuffled, and stay whole."""
-    # RandomState, because numpy promises that its stream will never change.
-    random = np.random.RandomState(0)
+    # RandomState, because numpy promises that its stream will never change. Seed 0 was
+    # the first draw.
+    random = np.random.RandomState(1)
     groups = random.permutation(np.unique(group))
     ends = np.rint(np.cumsum(FRACTIONS) * len(groups)).astype(int)
     indices = []
