@@ -208,6 +208,8 @@ _ADAM = rule(("adam",), _entrywise, warmup_cosine)
 """Shared by Adam and AdamW, which then share their compiled programs."""
 _SGD_DECAYS = (0.0, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
 """A decay acts through rate times decay, and the rates of SGD are larger."""
+_MUON_DECAYS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.55, 0.75, 1.0, 1.5, 3.0, 10.0)
+"""Close to each other, because its best decay is sharp, and grows with depth."""
 _LION_DECAYS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 _OPTIONS = resolved(layerwise, {})
 _STATIC = LearnedOptimizer(
@@ -248,7 +250,9 @@ BASELINES: dict[str, Baseline] = {
                 _orthogonalized(MUON_RMS),
                 warmup_cosine,
             ),
-            space=SearchSpace(learning_rate=0.05, center_decay=3),
+            space=SearchSpace(
+                learning_rate=0.05, decays=_MUON_DECAYS, num_decays=8, center_decay=4
+            ),
         ),
         Baseline(
             name="static",
