@@ -9,8 +9,8 @@ test split, and what is reported must not be what something was chosen on.)
 `patches` are the 8x8 patches, side by side, of scikit-learn's two sample photographs,
 in color, averaged to 4x4. The class says which photograph and which third of it (top,
 middle, bottom) a patch is from; a small network finds it for about six in ten unseen
-patches, and for less than half without color. Neighbors look alike, so whole columns of patches, two by
-two and in both photographs, go to one split.
+patches, and for less than half without color. Neighbors look alike, so whole columns of
+patches, two by two and in both photographs, go to one split.
 
 `digits-permuted` are the digits with their pixels in another, fixed order: for a network
 of dense layers the same task from other initial weights, for one that knows of neighbors
@@ -136,7 +136,9 @@ def dataset(
         the other classes; the other splits stay clean.
       input_scale: s in s (x + input_offset), the inputs of every split.
       input_offset: what is added to every input, in units of their RMS.
-      seed: of what is drawn.
+      seed: of what is drawn, and of which examples are in the train, the meta and the
+        valid split: what is learned from one draw is the draw's, for the splits are
+        small. The test split is the same for all.
 
     Raises:
       ConfigError: no dataset has this name.
@@ -155,7 +157,7 @@ def _varied(
     input_offset: float,
     seed: int,
 ) -> dict[Split, Examples]:
-    splits = dict(_dataset(name))
+    splits = dict(_dataset(name, seed))
     random = np.random.RandomState(seed)
     x, y = splits["train"]
     num_classes = 1 + int(y.max())
@@ -173,9 +175,9 @@ def _varied(
 
 
 @lru_cache
-def _dataset(name: str) -> dict[Split, Examples]:
+def _dataset(name: str, seed: int) -> dict[Split, Examples]:
     raw = DATASETS[name]()
-    indices = _split(raw.group)
+    indices = _split(raw.group, seed)
     train = raw.x[indices[0]]
     mean = train.mean(axis=0)
     # A pixel that is almost always blank would explode if it had a scale of its own.
@@ -187,13 +189,19 @@ def _dataset(name: str) -> dict[Split, Examples]:
     }
 
 
-def _split(group: np.ndarray) -> list[np.ndarray]:
-    """Indices of the examples of each split; groups are shuffled, and stay whole."""
+def _split(group: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Indices of the examples of each split; groups are shuffled, and stay whole.
+
+    The seed decides on all splits but the last.
+    """
     # RandomState, because numpy promises that its stream will never change. Seed 0 was
     # the first draw.
     random = np.random.RandomState(1)
     groups = random.permutation(np.unique(group))
     ends = np.rint(np.cumsum(FRACTIONS) * len(groups)).astype(int)
+    if seed:
+        others = np.random.RandomState(seed).permutation(groups[: ends[-2]])
+        groups = np.concatenate([others, groups[ends[-2] :]])
     indices = []
     for part, size in zip(np.split(groups, ends[:-1]), MAX_SIZES, strict=True):
         members = np.flatnonzero(np.isin(group, part))

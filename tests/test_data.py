@@ -52,7 +52,7 @@ def test_columns_of_tables_have_scales_of_their_own(name):
 def test_other_splits_do_not_touch_the_statistics(monkeypatch):
     """Scaling test examples by 1000 must leave every other split as it was."""
     raw = data.DATASETS["digits"]()
-    test = data._split(raw.group)[3]
+    test = data._split(raw.group, 0)[3]
     x = raw.x.copy()
     x[test] *= 1000
     poisoned = data._Raw(x, raw.y, raw.group, raw.is_image)
@@ -63,10 +63,11 @@ def test_other_splits_do_not_touch_the_statistics(monkeypatch):
     assert np.abs(dirty["test"][0]).max() > 100 * np.abs(clean["test"][0]).max()
 
 
+@pytest.mark.parametrize("seed", [0, 3])
 @pytest.mark.parametrize("name", data.DATASETS)
-def test_no_example_and_no_group_is_in_two_splits(name):
+def test_no_example_and_no_group_is_in_two_splits(name, seed):
     group = data.DATASETS[name]().group
-    indices = data._split(group)
+    indices = data._split(group, seed)
     everything = np.concatenate(indices)
     assert len(np.unique(everything)) == len(everything)
     for i, one in enumerate(indices):
@@ -74,9 +75,17 @@ def test_no_example_and_no_group_is_in_two_splits(name):
             assert not set(group[one]) & set(group[other])
 
 
+def test_a_seed_draws_all_splits_but_test():
+    first, other = (data._split(np.arange(1797), seed) for seed in (0, 3))
+    np.testing.assert_array_equal(first[3], other[3])
+    for a, b in zip(first[:3], other[:3], strict=True):
+        assert len(a) == len(b) and set(a) != set(b)
+    assert set(np.concatenate(first)) == set(np.concatenate(other))
+
+
 def test_split_is_fixed_forever():
     """The first examples of each split, as they were when the rule was made."""
-    indices = data._split(np.arange(1797))
+    indices = data._split(np.arange(1797), 0)
     first = [
         [874, 161, 1338],
         [1298, 1228, 1768],

@@ -259,11 +259,12 @@ def test_inferred_specs_are_those_of_shapes_alone(key):
 
 
 def test_what_is_done_to_the_data_is_in_the_name_and_not_in_the_program():
-    plain = mlp()
+    plain = mlp(data_seed=3)
     noisy = mlp(label_noise=0.25, input_scale=0.5, input_offset=1.1, data_seed=3)
     few = mlp(num_examples=100)
-    assert noisy.name == plain.name + "-noise-0.25-scale-0.5-offset-1.1-data-3"
-    assert few.name == plain.name + "-100-examples"
+    assert plain.name == mlp().name + "-data-3"
+    assert noisy.name == mlp().name + "-noise-0.25-scale-0.5-offset-1.1-data-3"
+    assert few.name == mlp().name + "-100-examples"
     for task in (noisy, few):
         assert task.loss is plain.loss and task.init is plain.init
     (x, y), (u, v) = plain.data["train"], noisy.data["train"]

@@ -96,7 +96,7 @@ def mlp(
       input_scale: s in s (x + input_offset): inputs that are not of unit RMS.
       input_offset: in units of their RMS: inputs that are not centered. Pixels from 0 to
         1 are about 0.27 (x + 1.1).
-      data_seed: of the examples and labels that are drawn.
+      data_seed: of the examples and labels that are drawn, and of the splits but test.
 
     Raises:
       ConfigError: an option is out of range, or names something unknown.
