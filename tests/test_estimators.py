@@ -63,7 +63,7 @@ def test_unbiased(name, length, meta_loss, options, key):
     result = estimate(name, length, key, meta_loss=meta_loss, **options)
     (mean, error), (unused, unused_error) = result["log_rate"], result["unused"]
     size = np.max(np.abs(exact))
-    assert np.all(error < 0.06 * size), (error, exact)
+    assert np.all(error < 0.08 * size), (error, exact)
     assert np.all(np.abs(mean - exact) < 4 * error + SMOOTHING * size), (mean, exact)
     assert np.all(np.abs(unused) <= 4 * unused_error)
     assert np.all((unused_error > 0) == (name != "mixed"))
@@ -116,5 +116,5 @@ def test_variance_grows_with_the_truncations_unless_noise_is_reused(key):
         [variance(n, period, key) for n in (2, 16)] for period in (1, 4, None)
     )
     assert pes[1] > 2.5 * pes[0]
-    assert nres[1] < 1.5 * nres[0]
+    assert nres[1] < 2 * nres[0]
     assert pes[1] > 1.5 * gpes[1] > 1.5 * 1.2 * nres[1]
