@@ -11,7 +11,7 @@ a run, for a call of theirs costs as much as so many of the others'.
 
 Expected, as Li et al. 2023 (arXiv 2304.12180) report: PES's variance grows with the
 number of truncations, NRES's does not, GPES lies between by its period; truncated ES and
-backpropagation have the lowest variance and a bias. About four minutes on 2 cores.
+backpropagation have the lowest variance and a bias. About three minutes on 2 cores.
 """
 
 import argparse
