@@ -145,9 +145,8 @@ def _by_neighbors(channels: Sequence[Array], but: Sequence[int] = ()) -> list[Ar
 def _normalize(layers: Layers, channels: Sequence[Array], eps: float) -> Layers:
     """The layers of which the first normalizes the channels by the columns of W₀."""
     (w, b), *later = layers
-    squares = [jnp.mean(c * c, axis=tuple(range(1, c.ndim))) for c in channels]
-    scales = jax.lax.rsqrt(eps + jnp.concatenate(squares))
-    return [(w * scales[None, :], b), *later]
+    scales = [features.rms_scale(c, eps).reshape(1, -1) for c in channels]
+    return [(w * jnp.concatenate(scales, axis=1), b), *later]
 
 
 def _fold(theta: MetaParams, shared: Array) -> Layers:

@@ -45,12 +45,7 @@ def by_rows(layers: Layers, channels: Sequence[Array]) -> list[Array]:
     for columns, group in groups.values():
         product = jnp.tensordot(columns, jnp.concatenate(group), axes=1)
         sums = [row + product[j] for j, row in enumerate(sums)]
-    return rows(later, sums)
-
-
-def rows(layers: Layers, sums: list[Array]) -> list[Array]:
-    """The layers after the first, from its sums, one array [*s] each."""
-    for layer in layers:
+    for layer in later:
         sums = _sums(layer, [jax.nn.relu(x) for x in sums])
     return sums
 
@@ -85,17 +80,17 @@ def by_slices(layers: Layers, channels: Sequence[Array], size: int) -> list[Arra
     return [y.reshape(shape) for y in _along_longest(layers, channels, size)]
 
 
-def by_products(layers: Layers, channels: Sequence[Array]) -> Array:
-    """The outputs [outputs, *s], with every layer as products of matrices."""
-    first, *later = layers
-    return later_products(later, products(first, channels))
-
-
 def later_products(layers: Layers, x: Array) -> Array:
     """The outputs [outputs, *s] of the layers after the first, from its sums [h, *s]."""
     for w, b in layers:
         x = jnp.tensordot(w, jax.nn.relu(x), axes=1) + features.along(b, x)
     return x
+
+
+def _by_products(layers: Layers, channels: Sequence[Array]) -> Array:
+    """The outputs [outputs, *s], with every layer as products of matrices."""
+    first, *later = layers
+    return later_products(later, products(first, channels))
 
 
 def _along_longest(layers: Layers, channels: Sequence[Array], size: int) -> list[Array]:
@@ -107,7 +102,7 @@ def _along_longest(layers: Layers, channels: Sequence[Array], size: int) -> list
     axis = max(range(len(shape)), key=shape.__getitem__)
     width = _slice_width(shape, axis, size)
     if width == shape[axis]:
-        return list(by_products(layers, channels))
+        return list(_by_products(layers, channels))
 
     def write(i: Array, outputs: list[Array]) -> list[Array]:
         start = jnp.minimum(i * width, shape[axis] - width)
@@ -119,7 +114,7 @@ def _along_longest(layers: Layers, channels: Sequence[Array], size: int) -> list
         ]
         return [
             jax.lax.dynamic_update_slice_in_dim(output, y, start, axis)
-            for output, y in zip(outputs, by_products(layers, part), strict=True)
+            for output, y in zip(outputs, _by_products(layers, part), strict=True)
         ]
 
     _, last = layers[-1]

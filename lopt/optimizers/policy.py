@@ -16,7 +16,8 @@ The decay depends on L, how many layers are in a row. Steps of unit RMS against 
 hold a matrix at a size in proportion to 1/ω, and the logits of L such layers without
 normalization are in proportion to ω^(−L). For one scale C of the logits, which is what
 overconfidence is about, ω must be ω_∞ C^(−1/L). Tuned for each depth, the best decay of
-digits MLPs is 1.4, 2, 2.5 and 3.2 at L = 2, 3, 4 and 7: ω_∞ = 4.5, C = 10.
+digits MLPs is 1.4, 2, 2.5 and 3.2 at L = 2, 3, 4 and 7 (probes; benchmarks/LOG.md):
+ω_∞ = 4.5, C = 10.
 """
 
 import itertools
