@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lopt import prng
 from lopt.base import Array, Data, ModelState, Params, PRNGKey, Task
 from lopt.checkpoint import Checkpoint
 from lopt.optimizers.layerwise import LayerwiseState, layerwise_policy
@@ -44,10 +45,10 @@ def recorder(checkpoint: Checkpoint, task: Task) -> Recorder:
 
     def record(key: PRNGKey, steps: Array, num_steps: Array, data: Data):
         optimizer = checkpoint.lopt.opt_fn(theta, specs=task.specs, num_steps=num_steps)
-        init_key, run_key = jax.random.split(key)
+        init_key, run_key = prng.split(key, 2)
 
         def step(t, carry: _Carry) -> _Carry:
-            keys = jax.random.split(jax.random.fold_in(run_key, t))
+            keys = prng.split(prng.fold_in(run_key, t), 2)
             loss, params, model_state, opt_state = inner_step(
                 task, optimizer, *carry[:-1], keys, data
             )

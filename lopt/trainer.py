@@ -20,6 +20,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from lopt import prng
 from lopt.base import (
     Array,
     Data,
@@ -48,7 +49,7 @@ class TrainState(NamedTuple):
     outer_opt_state: optax.OptState
     estimator_states: tuple[EstimatorState, ...]  # one a group, leaves [tasks, N, ...]
     step: Array  # shape=[], int32: outer steps taken
-    keys: PRNGKey  # shape=[tasks + 1]: the next step's, and what later ones split from
+    key: PRNGKey
     average: MetaParams | tuple[()] = ()
     task_scales: TaskScales | tuple[()] = ()
     selected: Selected | tuple[()] = ()
@@ -111,8 +112,8 @@ class Trainer:
 
     def _init(self, key: PRNGKey, theta: MetaParams | None, datas) -> TrainState:
         num_tasks = len(self.task_names)
-        keys = jax.random.split(key, 2 * num_tasks + 2)
-        start = self.lopt.init(keys[-1]) if theta is None else theta
+        keys = prng.split(key, num_tasks + 2)
+        start = self.lopt.init(keys[-2]) if theta is None else theta
         start = jax.tree.map(jnp.asarray, start)
         states = tuple(
             over_tasks(group.estimator.init, group)(start, keys[tasks], data)
@@ -120,8 +121,7 @@ class Trainer:
         )
         outer_opt_state = self.outer_optimizer.init(start)
         step = jnp.zeros((), jnp.int32)
-        keys = keys[num_tasks:-1]
-        state = TrainState(start, outer_opt_state, states, step, keys)
+        state = TrainState(start, outer_opt_state, states, step, keys[-1])
         if self.average:
             state = state._replace(average=start)
         if self.normalize_tasks:
@@ -145,7 +145,7 @@ class Trainer:
     ) -> tuple[TrainState, Metrics]:
         """One outer step; pure."""
         results = [
-            self._estimate(i, state.theta, states, state.keys, data, state.step)
+            self._estimate(i, state.theta, states, state.key, data, state.step)
             for i, (states, data) in enumerate(
                 zip(state.estimator_states, datas, strict=True)
             )
@@ -181,7 +181,7 @@ class Trainer:
 
         def step(state: TrainState) -> tuple[TrainState, Metrics]:
             results = [
-                program(state.theta, states, state.keys, group.data, state.step)
+                program(state.theta, states, state.key, group.data, state.step)
                 for program, states, group in zip(
                     programs, state.estimator_states, self.groups, strict=True
                 )
@@ -200,7 +200,7 @@ class Trainer:
             donate_argnums=1,
         )
         data = self.groups[i].data
-        return program.lower(state.theta, states, state.keys, data, state.step)
+        return program.lower(state.theta, states, state.key, data, state.step)
 
     def _lower_update(self, state: TrainState, gradients) -> jax.stages.Lowered:
         """The program of theta, for gradients of these shapes."""
@@ -228,10 +228,10 @@ class Trainer:
         rest = jax.tree.map(lambda _: everywhere, state._replace(estimator_states=()))
         return rest._replace(estimator_states=particles)
 
-    def _estimate(self, i: int, theta, states, keys, data, step):
+    def _estimate(self, i: int, theta, states, key, data, step):
         """The meta-gradients of a group, leaves [tasks, ...], and its new particles."""
         group, progress = self.groups[i], step / self.outer_steps
-        keys = keys[self._tasks[i]]
+        keys = prng.split(prng.fold_in(key, step), len(self.task_names))[self._tasks[i]]
 
         def estimate(theta, states, key, data):
             return group.estimator.estimate(theta, states, key, data, progress)
@@ -267,11 +267,8 @@ class Trainer:
             num_steps=num_steps,
             skipped=~finite,
         )
-        # Split here and not where they are used: each split takes a program a fifth of a
-        # second to compile, and this one is compiled without optimization.
-        keys = jax.random.split(state.keys[-1], state.keys.shape[0])
         state = state._replace(
-            theta=theta, outer_opt_state=opt_state, step=state.step + 1, keys=keys
+            theta=theta, outer_opt_state=opt_state, step=state.step + 1
         )
         if state.average:
             average = averaged(state.average, theta, state.step, self.average)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lopt import prng
 from lopt.base import (
     Array,
     Data,
@@ -106,7 +107,7 @@ def unroll(
         if run_length == "curriculum":
             limit = jnp.floor(shortest * (longest / shortest) ** progress + 0.5)
         # n with probability log((n + 1)/n), up to the limit.
-        draw = jax.random.uniform(key) * jnp.log((limit + 1) / shortest)
+        draw = prng.uniform(key) * jnp.log((limit + 1) / shortest)
         truncations = jnp.clip(jnp.floor(shortest * jnp.exp(draw)), shortest, limit)
         return truncations.astype(jnp.int32) * length
 
@@ -150,8 +151,7 @@ def unroll(
         keep, forget = lambda f: f, partial(jax.checkpoint, prevent_cse=False)
         remat_step = (keep if rematerialize == "nothing" else forget)(step)
         remat_stretch = (forget if rematerialize == "stretches" else keep)(stretch)
-        # One draw for the whole truncation: cheaper to compile and to run.
-        keys = jax.random.split(key, (length // meta_every, 2 * meta_every + 1))
+        keys = prng.split(key, length // meta_every, 2 * meta_every + 1)
         carry = (state.params, state.model_state, state.opt_state)
         carry, losses = jax.lax.scan(remat_stretch, carry, keys)
         losses = losses.reshape(-1)

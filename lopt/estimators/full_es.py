@@ -1,7 +1,6 @@
 """Evolution strategies on whole runs."""
 
-import jax
-
+from lopt import prng
 from lopt.base import GradientEstimator, Unroll
 from lopt.estimators.antithetic import antithetic_gradient
 from lopt.estimators.noise import Gaussian, Sigma
@@ -41,7 +40,7 @@ def full_es(
         return numbered(num_pairs)
 
     def estimate(theta, numbers, key, data, progress):
-        length_key, noise_key, run_key = jax.random.split(key, 3)
+        length_key, noise_key, run_key = prng.split(key, 3)
         num_steps = unroll.draw_num_steps(length_key, progress)
         noise, score = gaussian.draw(theta, numbered_keys(noise_key, numbers), progress)
         keys = numbered_keys(run_key, numbers)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from lopt import prng
 from lopt.base import (
     Array,
     Data,
@@ -54,7 +55,7 @@ def full_gradient(
         return numbered(num_runs)
 
     def estimate(theta, numbers, key, data, progress):
-        length_key, run_key = jax.random.split(key)
+        length_key, run_key = prng.split(key, 2)
         num_steps = unroll.draw_num_steps(length_key, progress)
         keys = numbered_keys(run_key, numbers)
         losses, diverged, grads = jax.vmap(
@@ -87,11 +88,11 @@ def _run_gradient(
     num = num_steps // unroll.length
 
     def start(theta):
-        run = unroll.init(theta, jax.random.fold_in(key, 0), data, num_steps)
+        run = unroll.init(theta, prng.fold_in(key, 0), data, num_steps)
         return inexact(run), run
 
     def advance(theta, run):
-        run_key = jax.random.fold_in(key, 1 + run.step)
+        run_key = prng.fold_in(key, 1 + run.step)
         return unroll.advance(theta, run, run_key, data, rematerialize=rematerialize)
 
     def forward(carry):

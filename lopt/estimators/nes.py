@@ -1,8 +1,8 @@
 """Natural evolution strategies with rank-shaped fitness."""
 
-import jax
 import jax.numpy as jnp
 
+from lopt import prng
 from lopt.base import Array, GradientEstimator, Unroll
 from lopt.config import BrokenRule
 from lopt.estimators.antithetic import weighted_credit
@@ -50,7 +50,7 @@ def nes(
         return numbered(population // 2)
 
     def estimate(theta, numbers, key, data, progress):
-        length_key, noise_key, run_key = jax.random.split(key, 3)
+        length_key, noise_key, run_key = prng.split(key, 3)
         num_steps = unroll.draw_num_steps(length_key, progress)
         noise, score = gaussian.draw(theta, numbered_keys(noise_key, numbers), progress)
         same = jnp.broadcast_to(run_key, numbers.shape)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lopt import prng
 from lopt.base import Array, Data, MetaParams, PRNGKey, Unroll, UnrollState
 from lopt.config import BrokenRule
 
@@ -26,8 +27,8 @@ class ParticleKeys(NamedTuple):
 
 
 def particle_keys(key: PRNGKey, num: int) -> ParticleKeys:
-    """Keys [num], by one split: each takes a fifth of a second to compile."""
-    return ParticleKeys(*jax.random.split(key, (len(ParticleKeys._fields), num)))
+    """Keys [num]."""
+    return ParticleKeys(*prng.split(key, len(ParticleKeys._fields), num))
 
 
 def unstarted(
@@ -58,9 +59,7 @@ def started(
     """
     num_steps = unroll.draw_num_steps(keys.length, progress)
     longest = num_steps // unroll.length
-    # A key is random bits itself; drawing from it would take one more hash to compile.
-    bits = jax.random.key_data(keys.cut)[0]
-    cut = 1 + (bits % longest.astype(jnp.uint32)).astype(jnp.int32)
+    cut = 1 + (prng.bits(keys.cut) % longest.astype(jnp.uint32)).astype(jnp.int32)
     is_first = run.num_steps == 0
     num_steps = jnp.where(is_first, cut * unroll.length, num_steps)
     fresh = unroll.init(theta, keys.init, data, num_steps)

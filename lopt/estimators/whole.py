@@ -8,6 +8,7 @@ are made: so that the work is shared out over devices as the state is.
 import jax
 import jax.numpy as jnp
 
+from lopt import prng
 from lopt.base import Array, Data, MetaParams, PRNGKey, Unroll
 from lopt.estimators.antithetic import PairReadings, each_member
 
@@ -19,7 +20,7 @@ def numbered(num: int) -> Array:
 
 def numbered_keys(key: PRNGKey, numbers: Array) -> PRNGKey:
     """A key for each particle, [N]."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
+    return prng.fold_in(key, numbers)
 
 
 def whole_pairs(
@@ -37,10 +38,10 @@ def whole_pairs(
     """
 
     def start(weights, key):
-        return unroll.init(weights, jax.random.fold_in(key, 0), data, num_steps)
+        return unroll.init(weights, prng.fold_in(key, 0), data, num_steps)
 
     def truncation(weights, key, run):
-        key = jax.random.fold_in(key, 1 + run.step)
+        key = prng.fold_in(key, 1 + run.step)
         return unroll.advance(weights, run, key, data)
 
     def advance(carry):

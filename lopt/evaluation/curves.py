@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from lopt import prng
 from lopt.base import (
     Array,
     Data,
@@ -140,7 +141,7 @@ def _step(task: Task, lopt: LearnedOptimizer):
             lane.params,
             lane.model_state,
             lane.opt_state,
-            jax.random.split(jax.random.fold_in(_keys(key)[1], t)),
+            prng.split(prng.fold_in(_keys(key)[1], t), 2),
             data,
         )
         loss = loss.astype(jnp.float32)
@@ -190,5 +191,5 @@ def _read(task: Task):
 
 def _keys(key: PRNGKey) -> tuple[PRNGKey, PRNGKey, PRNGKey]:
     """A lane's keys, by purpose: initialization, steps, readings."""
-    init_key, step_key, read_key = jax.random.split(key, 3)
+    init_key, step_key, read_key = prng.split(key, 3)
     return init_key, step_key, read_key
