@@ -6,9 +6,10 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from lopt import mup
-from lopt.base import SPLITS, Array, Data, Params, Split, Task
+from lopt.base import SPLITS, Array, Data, LearnedOptimizer, Params, Split, Task
 from lopt.data import sample_batch
 
 
@@ -130,3 +131,17 @@ def least_squares(data: Data, split: Split = "train") -> tuple[Params, float]:
     params = {"b": jnp.asarray(solution[-1], jnp.float32)}
     params["w"] = jnp.asarray(solution[:-1], jnp.float32)
     return params, float(loss)
+
+
+def gradient_descent(power=1):
+    """Descent with rate theta; `power` such steps at a time on a quadratic.
+
+    On a loss of curvature 1 one step multiplies the error by 1 - rate.
+    """
+
+    def opt_fn(theta, *, specs=None, num_steps=None):
+        del specs, num_steps
+        rate = 1 - (1 - theta["rate"]) ** power
+        return optax.with_extra_args_support(optax.sgd(rate))
+
+    return LearnedOptimizer(lambda key: {"rate": jnp.asarray(0.1)}, opt_fn)

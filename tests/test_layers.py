@@ -13,7 +13,8 @@ PACKAGE = Path(lopt.__file__).parent
 
 LAYERS = (
     {"base", "compiling", "errors"},
-    {"config", "data", "features", "mup", "packing"},
+    {"config", "prng"},
+    {"data", "features", "mup", "packing"},
     {"bases", "factories", "files"},
     {"families", "guard", "optimizers", "options", "unroll"},
     {"estimators", "outer", "suites", "weights"},

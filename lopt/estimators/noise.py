@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lopt import prng
 from lopt.base import Array, MetaParams, PRNGKey
 from lopt.config import BrokenRule
 from lopt.config.rules import as_type
@@ -61,7 +62,7 @@ class Gaussian:
 
     def draw(self, theta: MetaParams, keys: PRNGKey, progress: Array) -> Draw:
         """A perturbation of theta for each of the keys [N]; raises as `check`."""
-        unit = jax.vmap(lambda key: jax.random.normal(key, (size(theta),)))(keys)
+        unit = jax.vmap(lambda key: prng.normal(key, size(theta)))(keys)
         sizes = [leaf.size for leaf in jax.tree.leaves(theta)]
         first, last = np.repeat(np.asarray(self._ends(theta)), sizes, axis=0).T
         # One number, where there is one, is not written out for every entry.

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lopt import mup
+from lopt import mup, prng
 from lopt.base import Array, Data, ModelState, Params, PRNGKey, Role, Specs, Split, Task
 from lopt.config import BrokenRule
 from lopt.data import Examples, dataset, sample_batch
@@ -27,9 +27,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
 }
 INITS: dict[str, tuple[Callable[..., Array], float]] = {
-    "lecun": (jax.random.normal, 1.0),
-    "he": (jax.random.normal, 2.0),
-    "uniform": (partial(jax.random.uniform, minval=-(3**0.5), maxval=3**0.5), 1 / 3),
+    "lecun": (prng.normal, 1.0),
+    "he": (prng.normal, 2.0),
+    "uniform": (lambda *args: 3**0.5 * (2 * prng.uniform(*args) - 1), 1 / 3),
 }
 """A law of unit variance, and the variance of weights times fan_in. "uniform" is what
 torch's `Linear` has."""
@@ -204,10 +204,10 @@ def _task(net: _Net) -> Task:
     def loss(params: Params, model_state: ModelState, batch: Examples, key: PRNGKey):
         del key
         x_BxD, y_B = batch
-        logits_BxC = _logits(net, forward, params, x_BxD)
-        correct_B = jnp.argmax(logits_BxC, axis=-1) == y_B
-        metrics = {"accuracy": jnp.mean(correct_B, dtype=logits_BxC.dtype)}
-        return _cross_entropy(logits_BxC, y_B), (model_state, metrics)
+        logits_CxB = _logits(net, forward, params, x_BxD)
+        correct_B = jnp.argmax(logits_CxB, axis=0) == y_B
+        metrics = {"accuracy": jnp.mean(correct_B, dtype=logits_CxB.dtype)}
+        return _cross_entropy(logits_CxB, y_B), (model_state, metrics)
 
     return Task(
         name="",
@@ -232,7 +232,7 @@ def _init(net: _Net, key: PRNGKey) -> Params:
     sizes = [net.num_inputs, *[net.width] * net.depth, net.num_classes]
     draw, gain = INITS[net.init]
     # One draw for all layers: each further one costs compile time in every program.
-    noise = draw(key, (sum(i * o for i, o in pairwise(sizes)),))
+    noise = draw(key, sum(i * o for i, o in pairwise(sizes)))
     params, used = {}, 0
     for name, (fan_in, fan_out) in zip(names, pairwise(sizes), strict=True):
         w = noise[used : used + fan_in * fan_out].reshape(fan_in, fan_out)
@@ -272,18 +272,20 @@ def _specs(net: _Net) -> Specs:
 
 
 def _logits(net: _Net, forward: float, params: Params, x_BxD: Array) -> Array:
+    """The logits [C, B]; examples last, for products of few features are faster so."""
     *hidden, output = (params[name] for name in _layer_names(net))
-    h_BxD = x_BxD
+    h_DxB = x_BxD.T
     for layer in hidden:
-        h_BxD = h_BxD @ layer["w"]
+        h_DxB = layer["w"].T @ h_DxB
         if net.normalization == "layer":
-            h_BxD = jax.nn.standardize(h_BxD) * layer["scale"][None, :]
-        h_BxD = ACTIVATIONS[net.activation](h_BxD + layer["b"][None, :])
-    return forward * (h_BxD @ output["w"]) + output["b"][None, :]
+            h_DxB = jax.nn.standardize(h_DxB, axis=0) * layer["scale"][:, None]
+        h_DxB = ACTIVATIONS[net.activation](h_DxB + layer["b"][:, None])
+    return forward * (output["w"].T @ h_DxB) + output["b"][:, None]
 
 
-def _cross_entropy(logits_BxC: Array, y_B: Array) -> Array:
+def _cross_entropy(logits_CxB: Array, y_B: Array) -> Array:
     # One-hot, because a gather's gradient is a scatter, which is slow under vmap.
-    target_BxC = jax.nn.one_hot(y_B, logits_BxC.shape[-1], dtype=logits_BxC.dtype)
-    log_p_BxC = jax.nn.log_softmax(logits_BxC)
-    return -jnp.mean(jnp.sum(target_BxC * log_p_BxC, axis=-1))
+    num_classes = logits_CxB.shape[0]
+    target_CxB = jax.nn.one_hot(y_B, num_classes, dtype=logits_CxB.dtype, axis=0)
+    log_p_CxB = jax.nn.log_softmax(logits_CxB, axis=0)
+    return -jnp.mean(jnp.sum(target_CxB * log_p_CxB, axis=0))

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from lopt import features, mup
+from lopt import features, mup, prng
 from lopt.base import Array, MetaParams, Params, PRNGKey, PyTree, Specs
 from lopt.optimizers import per_element
 from lopt.optimizers.per_element import Layers
@@ -49,7 +49,7 @@ def init_network(key: PRNGKey, sizes: Sequence[int]) -> MetaParams:
     """
     pairs = list(itertools.pairwise(sizes))
     # One draw for all layers: each further one costs compile time.
-    noise = jax.random.truncated_normal(key, -2.0, 2.0, (sum(i * o for i, o in pairs),))
+    noise = prng.truncated_normal(key, sum(i * o for i, o in pairs))
     theta, used = {}, 0
     for i, (n_in, n_out) in enumerate(pairs):
         w = noise[used : used + n_in * n_out].reshape(n_out, n_in)

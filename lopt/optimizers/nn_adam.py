@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lopt import features
+from lopt import features, prng
 from lopt.base import Array, LearnedOptimizer, MetaParams, PyTree
 from lopt.features import log_abs
 from lopt.optimizers import checks, recurrent
@@ -77,7 +77,7 @@ def nn_adam(
     }
 
     def init(key):
-        lstm_key, controls_key = jax.random.split(key)
+        lstm_key, controls_key = prng.split(key, 2)
         return {
             "initial": {name: jnp.float32(value) for name, value in start.items()},
             "lstm": recurrent.init_lstm(lstm_key, _NUM_INPUTS, hidden_size),

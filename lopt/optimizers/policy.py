@@ -28,6 +28,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lopt import prng
 from lopt.base import Array, MetaParams, ParamSpec, PRNGKey
 
 UNKNOWN_LAYERS = 3
@@ -83,8 +84,7 @@ def init_network(
     sizes = (num_inputs, *hidden_sizes, num_outputs)
     layers = {}
     for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-        key, layer_key = jax.random.split(key)
-        w = jax.random.normal(layer_key, (fan_in, fan_out)) / math.sqrt(fan_in)
+        w = prng.normal(prng.fold_in(key, i), fan_in, fan_out) / math.sqrt(fan_in)
         last = i == len(sizes) - 2
         layers[f"w{i}"] = jnp.zeros_like(w) if last else w
         layers[f"b{i}"] = jnp.zeros((fan_out,))

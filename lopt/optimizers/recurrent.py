@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lopt import prng
 from lopt.base import Array, MetaParams, PRNGKey
 
 
@@ -26,7 +27,7 @@ def init_linear(key: PRNGKey, n_in: int, n_out: int) -> MetaParams:
 
     w is normal with standard deviation 1/√n_in, cut at two standard deviations; b is 0.
     """
-    w = jax.random.truncated_normal(key, -2.0, 2.0, (n_in, n_out))
+    w = prng.truncated_normal(key, n_in, n_out)
     return {"w": w / n_in**0.5, "b": jnp.zeros(n_out)}
 
 
