@@ -105,8 +105,8 @@ def variance(num_truncations: int, period: int | None, key):
     task, inner = make_unroll(4, task=task, num_steps=4 * num_truncations)
     theta = two_rates().init(key)
     estimator = estimator_of("gpes", inner, 1, period=period)
-    num = num_truncations
-    grads = replicates(estimator, task, theta, key, skip=num, num=num, copies=200)
+    num, copies = num_truncations, 3200 // num_truncations
+    grads = replicates(estimator, task, theta, key, skip=num, num=num, copies=copies)
     return grads["log_rate"].reshape(-1, 2).var(axis=0).sum()
 
 

