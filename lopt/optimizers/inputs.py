@@ -109,28 +109,39 @@ def policy_inputs(
     step: Array,
     num_steps: Array,
 ) -> Array:
-    """What the network sees of each tensor, [L, `num_inputs(M)`], all within bounds."""
+    """What the network sees of each tensor, [L, F] in the order of `names`; bounded."""
     num_tensors = len(specs)
     shared = jnp.broadcast_to(
         jnp.concatenate([_of_run(step, num_steps), _of_loss(averages.log_loss)]),
-        (num_tensors, NUM_RUN + NUM_LOSS),
+        (num_tensors, len(_RUN) + len(_LOSS)),
     )
     known = jnp.asarray([_structure(spec) for spec in specs])
     known = jnp.clip(known, -STRUCTURE_BOUND, STRUCTURE_BOUND)
-    known = known.reshape(num_tensors, NUM_STRUCTURE)
+    known = known.reshape(num_tensors, len(_STRUCTURE))
     return jnp.concatenate([shared, _of_tensors(averages), known], axis=1)
 
 
-NUM_RUN, NUM_LOSS, NUM_MEASURED, NUM_STRUCTURE = 4, 2, 6, len(ROLES) + 3
+_RUN = ("progress", "progress: squared", "step", "run length")
+_LOSS = ("loss: fast over slow", "loss: slow over first")
+_MEASURED = (
+    "gradient: fast over slow",
+    "gradient: slow over first",
+    "parameters",
+    "agreement",
+    "agreement: fast over slow",
+    "signal: fast over slow",
+)
+_STRUCTURE = (*(f"role: {role}" for role in ROLES), "place", "layers", "aspect")
 
 
-def num_inputs(num_momenta: int) -> int:
-    """How many inputs the network has, without an embedding."""
-    return NUM_RUN + NUM_LOSS + NUM_MEASURED + num_momenta + NUM_STRUCTURE
+def names(momenta: Sequence[float]) -> tuple[str, ...]:
+    """Of the network's inputs without an embedding, in order; "group: which of it"."""
+    signal = (f"signal: of {decay:g}" for decay in momenta)
+    return (*_RUN, *_LOSS, *_MEASURED, *signal, *_STRUCTURE)
 
 
 def _of_run(step: Array, num_steps: Array) -> Array:
-    """Where in which run: [NUM_RUN]."""
+    """Where in which run: [4]."""
     place = 2.0 * jnp.minimum(step / num_steps, 1.0) - 1.0
     logs = jnp.log1p(step) / 3.0 - 1.0, jnp.log(num_steps / 300.0)
     inputs = jnp.stack([place, jnp.square(place), *logs])
@@ -138,12 +149,12 @@ def _of_run(step: Array, num_steps: Array) -> Array:
 
 
 def _of_loss(log_loss: Array) -> Array:
-    """How it falls: [NUM_LOSS]."""
+    """How it falls: [2]."""
     return jnp.clip(log_loss[:2] - log_loss[1:], -BOUND, BOUND)
 
 
 def _of_tensors(averages: Statistics) -> Array:
-    """What is measured of each: [L, NUM_MEASURED + M]."""
+    """What is measured of each: [L, 6 + M]."""
     grad, agreement = averages.log_grad, averages.agreement
     signal = averages.log_signal
     middle = signal[:, (signal.shape[1] - 1) // 2]

@@ -110,7 +110,7 @@ def layerwise(
     )
 
     def init(key: PRNGKey) -> MetaParams:
-        num_inputs = inputs.num_inputs(len(momenta)) + embedding_size
+        num_inputs = len(inputs.names(momenta)) + embedding_size
         num_outputs = len(bases) + len(momenta) + 3
         network = policy.init_network(key, num_inputs, hidden_sizes, num_outputs)
         theta: MetaParams = {"network": network}
