@@ -18,8 +18,8 @@ from lopt.evaluation import pictures, report
 from lopt.evaluation.baselines import BASELINES
 from lopt.evaluation.contest import Contender, Record
 from lopt.evaluation.curves import NUM_POINTS, Reading
-from lopt.evaluation.results import Settings, earned, to_dict
-from lopt.evaluation.summary import Entry, speed_up_over, summarize
+from lopt.evaluation.results import Settings, SpeedUp, earned, to_dict
+from lopt.evaluation.summary import Entry, _winner, speed_up_over, summarize
 from lopt.evaluation.tuning import Hyperparameters, Point, SearchSpace, Tuned
 
 BUDGETS = (100, 200, 400, 800)
@@ -96,11 +96,25 @@ def test_known_comparison(results):
     # A step of ours takes 4 ms, one of muon 2 ms.
     assert first.speed_up_seconds == pytest.approx(1.0)
     assert first.winner == (
-        "ours wins: it reaches the result of muon in 2.0 times fewer steps"
+        "ours wins: it reaches the result of muon in 2.0 times fewer steps, "
+        "1.0 times faster"
     )
     assert second.winner == (
-        "muon wins: it reaches the result of ours in 2.0 times fewer steps"
+        "muon wins: it reaches the result of ours in 2.0 times fewer steps, "
+        "4.0 times faster"
     )
+
+
+@pytest.mark.parametrize(
+    ("bound", "seconds", "end"),
+    [
+        ("at least", 6.0, "at least 8.0 times fewer steps, at least 6.0 times faster"),
+        ("exact", 0.5, "8.0 times fewer steps, but 2.0 times slower"),
+    ],
+)
+def test_a_winner_is_told_with_what_its_steps_cost(bound, seconds, end):
+    found = SpeedUp(value=8.0, bound=bound, interval80=(7.0, 9.0), interval95=(6.0, 9.0))
+    assert _winner("ours", "muon", found, seconds).endswith(f"muon in {end}")
 
 
 def test_numbers_of_a_contender(results):

@@ -162,6 +162,7 @@ def _task_result(
     best_baseline = min(baselines, key=reached.__getitem__)
     speed_up = _speed_up(compared["all"])
     pace = [row[name].milliseconds_per_step for name in (best_baseline, ours)]
+    seconds = speed_up.value * pace[0] / pace[1]
     return TaskResult(
         name=task.name,
         num_steps=row[ours].records[-1].num_steps,
@@ -169,16 +170,17 @@ def _task_result(
         speed_up_over={
             name: _speed_up(c) for name, c in compared.items() if name != "all"
         },
-        speed_up_seconds=speed_up.value * pace[0] / pace[1],
+        speed_up_seconds=seconds,
         best_baseline=best_baseline,
-        winner=_winner(ours, best_baseline, speed_up),
+        winner=_winner(ours, best_baseline, speed_up, seconds),
         contenders=tuple(
             _contender_result(c, row[c.name], min(lowest.values())) for c in contenders
         ),
     )
 
 
-def _winner(ours: str, best: str, speed_up: SpeedUp) -> str:
+def _winner(ours: str, best: str, speed_up: SpeedUp, seconds: float) -> str:
+    """In words; `seconds` is the speed-up in time."""
     low, high = speed_up.interval80
     if low <= 1.0 <= high:
         return f"no clear winner between {ours} and {best}"
@@ -186,10 +188,14 @@ def _winner(ours: str, best: str, speed_up: SpeedUp) -> str:
         winner, loser, factor = ours, best, speed_up.value
         bound = {"exact": "", "at least": "at least ", "at most": "at most "}
     else:
-        winner, loser, factor = best, ours, 1 / speed_up.value
+        winner, loser, factor, seconds = best, ours, 1 / speed_up.value, 1 / seconds
         bound = {"exact": "", "at least": "at most ", "at most": "at least "}
-    fewer = f"{bound[speed_up.bound]}{times(factor)} times fewer steps"
-    return f"{winner} wins: it reaches the result of {loser} in {fewer}"
+    sign = bound[speed_up.bound]
+    fewer = f"{sign}{times(factor)} times fewer steps"
+    pace = f"{sign}{times(seconds)} times faster"
+    if seconds < 1:
+        pace = f"but {times(1 / seconds)} times slower"
+    return f"{winner} wins: it reaches the result of {loser} in {fewer}, {pace}"
 
 
 def _contender_result(
