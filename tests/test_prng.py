@@ -52,6 +52,15 @@ def test_every_bit_of_a_key_changes_half_of_what_is_drawn(draw):
             assert abs(share - 0.5) < 4.5 * 0.5 / np.sqrt(before.size)
 
 
+def test_keys_that_differ_in_one_bit_do_not_draw_the_same_in_another_order():
+    first, *others = (
+        jax.random.wrap_key_data(jnp.asarray(data, jnp.uint32))
+        for data in ([4, 5], [5, 5], [6, 5], [4, 4], [4, 7])
+    )
+    for other in others:
+        assert len(np.intersect1d(prng.bits(first, 1024), prng.bits(other, 1024))) < 3
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_keys_of_keys_differ_and_look_random(key):
     keys = prng.split(key, 300, 7)
@@ -61,6 +70,7 @@ def test_keys_of_keys_differ_and_look_random(key):
     assert keys.shape == (300, 7)
     assert jax.random.key_impl(keys) == jax.random.key_impl(key)
     assert len(np.unique(everything, axis=0)) == len(everything)
+    assert len(np.unique(words(keys))) == words(keys).size
     for word in words(keys).T:
         assert stats.chisquare(np.bincount(word >> 26, minlength=64)).pvalue > ALPHA
 
