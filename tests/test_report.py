@@ -227,7 +227,7 @@ def test_table_and_winners(results):
     console = Console(width=120, record=True, file=open("/dev/null", "w"))
     console.print(report.summary_table(results))
     text = console.export_text()
-    for word in ("first", "second", "median", "over muon", "≥ 8", "muon 0.0354"):
+    for word in ("first", "second", "median", "over", "≥ 8", "muon 0.0354"):
         assert word in text
     assert report.winners(results)[1].startswith("second: muon wins")
 

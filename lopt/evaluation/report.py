@@ -16,8 +16,8 @@ from lopt.errors import LoptError
 from lopt.evaluation.page import html_report
 from lopt.evaluation.results import ContenderResult, Results, TaskResult, to_dict
 
-WITH_LOSSES = 5
-"""Up to so many baselines the table in the terminal has their losses too."""
+MOST_WITH_LOSSES = 5
+"""With more baselines the table in the terminal has speed-ups alone."""
 RESULTS_FILE = "results.json"
 REPORT_FILE = "report.html"
 
@@ -25,25 +25,30 @@ REPORT_FILE = "report.html"
 def summary_table(results: Results) -> Table:
     """Speed-ups by task, for the terminal."""
     title = f"speed-up of {results.optimizer}, budget for budget"
-    # Narrow, so that five baselines fit into 80 columns; more leave no room for losses.
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    with_losses = len(results.speed_up_over) <= WITH_LOSSES
-    table.add_column("task", overflow="fold")
-    for column in ("steps", "speed-up", "80 %", *_over(results)):
+    # Narrow, so that five baselines fit into 80 columns; more leave no room for the rest.
+    is_short = len(results.speed_up_over) > MOST_WITH_LOSSES
+    padding = (0, 0 if is_short else 1, 0, 0)
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=padding, pad_edge=False)
+    longest = max(len(task.name) for task in results.tasks)
+    table.add_column("task", overflow="fold", min_width=min(longest, 14))
+    if not is_short:
+        table.add_column("steps", justify="right")
+    for column in ("speed-up", "80 %", *_over(results)):
         width = 9 if column == "80 %" else 5
         table.add_column(column, justify="right", min_width=width)
-    if with_losses:
+    if not is_short:
         table.add_column("loss", justify="right", min_width=6)
         table.add_column("best baseline")
     for task in results.tasks:
-        row = [task.name, str(task.num_steps), *_speed_ups(task)]
-        if with_losses:
+        row = [task.name, *_speed_ups(task)]
+        if not is_short:
             best = _contender(task, task.best_baseline)
+            row.insert(1, str(task.num_steps))
             row.append(f"{task.contenders[0].budgets[-1].loss:.3g}")
             row.append(f"{best.name} {best.budgets[-1].loss:.3g}")
         table.add_row(*row)
     table.add_section()
-    table.add_row("median", "", *_speed_ups(results))
+    table.add_row("median", *([] if is_short else [""]), *_speed_ups(results))
     return table
 
 
@@ -85,7 +90,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _over(results: Results) -> list[str]:
-    return [f"over {name}" for name in results.speed_up_over]
+    return [f"over\n{name}" for name in results.speed_up_over]
 
 
 def _contender(task: TaskResult, name: str) -> ContenderResult:
