@@ -82,7 +82,7 @@ def second_direction(base, grads):
     shares = jnp.asarray([prior["prior_blend"].default])
     decays = jnp.asarray(prior["momenta"].default)
     momenta = mixing.start_momenta(pack.pack(grads[0]), len(decays))
-    state = base.init(pack.pack(grads[0]))
+    state = base.init(pack.pack(grads[0]), pack)
     for step, grad in enumerate(grads):
         g = pack.pack(grad)
         momenta, unbiased = mixing.update_momenta(decays, g, momenta, jnp.asarray(step))
