@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ Rows = list[dict]
 
 
 def compile_rows(options: argparse.Namespace) -> Rows:
-    """First calls, cold and warm."""
+    """First calls, cold and warm: medians over processes."""
     cases: dict[str, Case | None] = {
         f"pes, {name}": Case(optimizer=name) for name in options.optimizers
     }
@@ -39,13 +40,11 @@ def compile_rows(options: argparse.Namespace) -> Rows:
     rows = []
     for name, case in cases.items():
         chosen = json.dumps("digits" if case is None else asdict(case))
-        command = [sys.executable, SCRIPT, "--first-call", chosen]
-        with tempfile.TemporaryDirectory() as cache:
-            environment = os.environ | {"XDG_CACHE_HOME": cache}
-            cold, warm = (
-                json.loads(subprocess.check_output(command, env=environment))
-                for _ in range(2)
-            )
+        found = [_first_calls(chosen) for _ in range(1 if case is None else 3)]
+        cold, warm = (
+            {key: statistics.median(r[key] for r in results) for key in results[0]}
+            for results in zip(*found, strict=True)
+        )
         rows.append(
             {
                 "work": name,
@@ -58,6 +57,17 @@ def compile_rows(options: argparse.Namespace) -> Rows:
             }
         )
     return rows
+
+
+def _first_calls(chosen: str) -> list[dict[str, float]]:
+    """Of a process that finds nothing compiled, and of one after it."""
+    command = [sys.executable, SCRIPT, "--first-call", chosen]
+    with tempfile.TemporaryDirectory() as cache:
+        environment = os.environ | {"XDG_CACHE_HOME": cache}
+        return [
+            json.loads(subprocess.check_output(command, env=environment))
+            for _ in range(2)
+        ]
 
 
 def report_first_call(chosen: Any) -> None:

@@ -11,7 +11,7 @@ The work is that of bench_work.py. The peer trains by its `SingleMachineGradient
 with its defaults, and ("best") with whole truncations in one compiled call; its way to
 stack both signs fails under this jax (a buffer donated twice). Its batches come from a
 list made beforehand, so that it does not wait for data. Each side lives in a process of
-its own and rests while the other works; figures are medians over turns. About 4 minutes
+its own and rests while the other works; figures are medians over turns. About 5 minutes
 on 2 cores. Asked for: ratios to the peer's defaults of at least 4 (`mlp`), 5
 (`adafac_mlp`) and, for backpropagation, 1.5.
 """
@@ -163,7 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--python", metavar="PATH", help="python of the peer")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/peer.json")
-    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--turns", type=int, default=11)
     parser.add_argument("--seconds", type=float, default=0.5, help="about, of a turn")
     parser.add_argument("--side", choices=("lopt", "peer"), help=argparse.SUPPRESS)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")

@@ -227,9 +227,24 @@ def test_table_and_winners(results):
     console = Console(width=120, record=True, file=open("/dev/null", "w"))
     console.print(report.summary_table(results))
     text = console.export_text()
-    for word in ("first", "second", "median", "over muon", "≥ 8", "muon 0.0354"):
+    for word in ("first", "second", "median", "over", "≥ 8", "muon 0.0354"):
         assert word in text
     assert report.winners(results)[1].startswith("second: muon wins")
+
+
+def test_six_baselines_fit_into_a_terminal(results):
+    names = ("sgd", "adam", "adamw", "lion", "muon", "static")
+    task = replace(
+        results.tasks[0],
+        name="2x32-inferred",
+        speed_up_over=dict.fromkeys(names, results.speed_up_over["<b>&"]),
+    )
+    many = replace(results, tasks=(task,), speed_up_over=task.speed_up_over)
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))
+    console.print(report.summary_table(many))
+    (row,) = (x for x in console.export_text().splitlines() if "2x32-inferred" in x)
+    assert row.count("≥ 8.0") == 6
+    assert "…" not in row
 
 
 def test_pictures_show_every_contender(results):

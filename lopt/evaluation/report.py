@@ -16,6 +16,8 @@ from lopt.errors import LoptError
 from lopt.evaluation.page import html_report
 from lopt.evaluation.results import ContenderResult, Results, TaskResult, to_dict
 
+MOST_WITH_LOSSES = 5
+"""With more baselines the table in the terminal has speed-ups alone."""
 RESULTS_FILE = "results.json"
 REPORT_FILE = "report.html"
 
@@ -23,29 +25,37 @@ REPORT_FILE = "report.html"
 def summary_table(results: Results) -> Table:
     """Speed-ups by task, for the terminal."""
     title = f"speed-up of {results.optimizer}, budget for budget"
-    # Narrow, so that five baselines fit into 80 columns.
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("task", overflow="fold")
-    for column in ("steps", "speed-up", "80 %", *_over(results), "loss"):
-        width = 9 if column == "80 %" else 6 if column == "loss" else 5
+    # Narrow, so that five baselines fit into 80 columns; more leave no room for the rest.
+    is_short = len(results.speed_up_over) > MOST_WITH_LOSSES
+    padding = (0, 0 if is_short else 1, 0, 0)
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=padding, pad_edge=False)
+    longest = max(len(task.name) for task in results.tasks)
+    table.add_column("task", overflow="fold", min_width=min(longest, 14))
+    if not is_short:
+        table.add_column("steps", justify="right")
+    for column in ("speed-up", "80 %", *_over(results)):
+        width = 9 if column == "80 %" else 5
         table.add_column(column, justify="right", min_width=width)
-    table.add_column("best baseline")
+    if not is_short:
+        table.add_column("loss", justify="right", min_width=6)
+        table.add_column("best baseline")
     for task in results.tasks:
-        best = _contender(task, task.best_baseline)
-        table.add_row(
-            task.name,
-            str(task.num_steps),
-            f"[bold]{task.speed_up}[/]",
-            task.speed_up.range80,
-            *(str(s) for s in task.speed_up_over.values()),
-            f"{task.contenders[0].budgets[-1].loss:.3g}",
-            f"{best.name} {best.budgets[-1].loss:.3g}",
-        )
+        row = [task.name, *_speed_ups(task)]
+        if not is_short:
+            best = _contender(task, task.best_baseline)
+            row.insert(1, str(task.num_steps))
+            row.append(f"{task.contenders[0].budgets[-1].loss:.3g}")
+            row.append(f"{best.name} {best.budgets[-1].loss:.3g}")
+        table.add_row(*row)
     table.add_section()
-    over = (str(s) for s in results.speed_up_over.values())
-    median = f"[bold]{results.speed_up}[/]", results.speed_up.range80
-    table.add_row("median", "", *median, *over, "", "")
+    table.add_row("median", *([] if is_short else [""]), *_speed_ups(results))
     return table
+
+
+def _speed_ups(found: TaskResult | Results) -> list[str]:
+    """Over the best, with its interval, and over each."""
+    over = (str(s) for s in found.speed_up_over.values())
+    return [f"[bold]{found.speed_up}[/]", found.speed_up.range80, *over]
 
 
 def winners(results: Results) -> list[str]:
@@ -80,7 +90,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _over(results: Results) -> list[str]:
-    return [f"over {name}" for name in results.speed_up_over]
+    return [f"over\n{name}" for name in results.speed_up_over]
 
 
 def _contender(task: TaskResult, name: str) -> ContenderResult:

@@ -1,0 +1,135 @@
+"""What longer meta-training buys: quality on tasks not trained on, against its cost.
+
+    lopt meta-train digits --seed 1 --out runs/one --set checkpoint_every=25 \\
+        --set keep_checkpoints=100
+    python scripts/meta_curve.py runs/one runs/two runs/three
+
+Every checkpoint that the runs have kept trains the tasks of the held-out suite, the same
+seeds for all, and so does the optimizer before meta-training. Drawn is the ratio of the
+test losses at T, the median over tasks with its 80 % interval, against the inner steps
+that the checkpoint took to make. It writes benchmarks/meta_curve.json and .png.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from leave_one_out import ratios
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    options = parse()
+    from lopt.errors import LoptError
+
+    try:
+        run(options)
+    except LoptError as error:
+        sys.exit(f"error: {error.message}" + f"\nhint: {error.hint}" * bool(error.hint))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders of one recipe")
+    parser.add_argument("--suite", default="digits-heldout")
+    parser.add_argument("--seeds", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=4)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/meta_curve")
+    return parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> None:
+    """Evaluates all checkpoints side by side, and writes what was found."""
+    from lopt.cli.process import set_up
+
+    set_up()
+    import jax
+    import jax.numpy as jnp
+
+    from lopt import __version__
+    from lopt.checkpoint import read
+    from lopt.cli.progress import Bar
+    from lopt.config import load_suite
+    from lopt.evaluation.comparison import evaluate
+    from lopt.suites import build_tasks
+
+    costs = {f"{run.name} {c['step']}": c for run in options.runs for c in kept(run)}
+    learned = {name: read(cost["folder"]) for name, cost in costs.items()}
+    first = next(iter(learned.values()))
+    # Its output layer at zero, `layerwise` is what it was before meta-training.
+    prior = jax.tree.map(jnp.zeros_like, first.theta)
+    with Bar() as bar:
+        results = evaluate(
+            first.lopt,
+            prior,
+            build_tasks(load_suite(options.suite)),
+            name="prior",
+            baselines=[(name, first.lopt, c.theta) for name, c in learned.items()],
+            seeds=options.seeds,
+            seed=options.seed,
+            budgets=[1.0],
+            progress=bar.update,
+        )
+    found = ratios(results)
+    content = {
+        "command": " ".join(["python", "scripts/meta_curve.py", *sys.argv[1:]]),
+        "versions": {"lopt": __version__, "jax": jax.__version__},
+        "suite": options.suite,
+        "seeds": options.seeds,
+        "checkpoints": [
+            {key: cost[key] for key in ("run", "step", "inner_steps", "seconds")}
+            | found[name]
+            for name, cost in costs.items()
+        ],
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    picture(content).savefig(options.out.with_suffix(".png"), dpi=110)
+    for row in content["checkpoints"]:
+        print(f"{row['run']}, step {row['step']}: {row['median']:.3f}")
+
+
+def kept(run: Path) -> list[dict]:
+    """The checkpoints that a run has, and what each of them took to make."""
+    from lopt.files import rundir, snapshots
+
+    metrics = rundir.read_metrics(run)
+    folder = run / rundir.CHECKPOINTS
+    return [
+        {
+            "run": run.name,
+            "step": step,
+            "folder": folder / str(step),
+            "inner_steps": sum(m["inner_steps"] for m in metrics[:step]),
+            "seconds": round(sum(m["seconds"] for m in metrics[:step]), 1),
+        }
+        for step in snapshots.steps(folder)
+    ]
+
+
+def picture(content: dict):
+    """A line for each run."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
+    by_run: dict[str, list[dict]] = {}
+    for row in content["checkpoints"]:
+        by_run.setdefault(row["run"], []).append(row)
+    for name, rows in by_run.items():
+        x = np.array([row["inner_steps"] for row in rows]) / 1e6
+        low, high = np.array([row["interval80"] for row in rows]).T
+        (line,) = axes.plot(x, [row["median"] for row in rows], marker="o", label=name)
+        axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_xlabel("inner steps of meta-training, millions")
+    axes.set_ylabel(f"test loss over the prior's, {content['suite']}")
+    axes.legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
