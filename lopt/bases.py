@@ -272,7 +272,7 @@ def orthogonalized(momentum: Stacks, packing: Packing) -> Stacks:
 
 
 def times_inverse_root(squares: Array, matrices: Array) -> Array:
-    """A^(−1/4) X, zero where A is; what is below 1e-4 of A's trace counts as that much.
+    """A^(−1/4) X, finite for all A; to its eigenvalues 1e-4 of their sum is added.
 
     A product of polynomials, so that there is no division by what is small: from the unit
     trace M = A / tr A + `DAMPING`, each step is P = p(M), X ← P X, M ← M P⁴ → 1.

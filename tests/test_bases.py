@@ -114,7 +114,7 @@ def test_shampoo_of_one_gradient_is_orthogonal(shape, rank, key):
 
 
 def test_the_inverse_root_holds_wherever_it_is_damped():
-    """Every eigenvalue from 0 to the trace, to 5.4 %, and of nothing it makes nothing."""
+    """Every eigenvalue from 0 to the trace, to 5.4 %; zero of zero is zero."""
     values = np.concatenate([[0.0], np.geomspace(1e-6, 1.0, 800)])
     values = np.stack([values, 1.0 - values], axis=1)
     squares = 4.0 * values[:, :, None] * np.eye(2)

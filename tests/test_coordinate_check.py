@@ -72,7 +72,7 @@ def test_a_case_is_the_base_that_it_names(script, key, case):
         direction = second_direction(base(), grads)
         cosine = np.sum(-update * direction)
         cosine /= np.linalg.norm(update) * np.linalg.norm(direction)
-        assert (cosine > 0.999) == (name == case), (name, cosine)
+        assert (cosine > 0.9999) == (name == case), (name, cosine)
 
 
 def second_direction(base, grads):
