@@ -9,11 +9,14 @@ it is normalized and how muP scales it:
 * "orthogonalized": on matrices, the nearest semi-orthogonal matrix O times √max(m, n),
   which gives unit RMS entries. The factor is analytic: dividing by the measured RMS would
   punish low-rank gradients and break transfer across widths. Vectors have no such
-  direction.
+  direction. Shampoo's is of this kind: of one gradient it is that very matrix, and of
+  noisy ones it is smaller.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -27,12 +30,30 @@ from lopt.packing import Packing, Stacks, as_matrices, from_matrices
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration (Jordan et al., Muon, 2024)."""
 
+TINY = 1e-30
+"""Keeps quotients of zero gradients finite."""
+
+DAMPING = 1e-4
+"""What is added to the eigenvalues of a matrix of unit trace before its inverse root."""
+
+INVERSE_ROOT = (
+    (3.8497, -10.8489, 8.6115),
+    (1.8085, -0.5783, 0.0626),
+    (1.5072, -0.5908, 0.1179),
+)
+"""p_k(x) = a + bx + cx², a row each. Every one is the best for what was left before it:
+it has the least max |1 − x^¼ p_k(x)|, where x is from `DAMPING` to 1 at first and then
+x p_k(x)⁴, taken 0.5 % wider. Their product is x^(−¼) to 5.4 %."""
+
+_product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+"""In full float32: an accelerator's default would round L by more than `DAMPING`."""
+
 Direction = Callable[[Stacks, Stacks, Any, Array, Packing], tuple[Stacks, Any]]
 """`(u, gradients, state, step [], packing) -> (direction, state)`; not negated."""
 
 
-def _no_state(params: Stacks) -> Any:
-    del params
+def _no_state(params: Stacks, packing: Packing) -> Any:
+    del params, packing
     return ()
 
 
@@ -44,21 +65,25 @@ class Base:
       momentum: of its own, for when it is by itself: elementwise, from gradients.
       direction: what it makes of a momentum.
       kind: of the direction.
-      init: from the parameters to the state of `direction`.
+      init: from the parameters and their packing to the state of `direction`.
+      largest: side of a matrix that it still fits, where it is orthogonalized.
     """
 
     momentum: optax.GradientTransformation
     direction: Direction
     kind: Kind
-    init: Callable[[Stacks], Any] = _no_state
+    init: Callable[[Stacks, Packing], Any] = _no_state
+    largest: float = math.inf
 
     def applies(self, spec: ParamSpec) -> bool:
         """Whether the tensor has a direction of this kind."""
-        return self.kind == "entrywise" or spec.is_matrix
+        if self.kind == "entrywise":
+            return True
+        return spec.is_matrix and max(spec.fan_in, spec.fan_out) <= self.largest
 
-    def start(self, params: Stacks) -> "BaseState":
+    def start(self, params: Stacks, packing: Packing) -> "BaseState":
         """The state of the rule by itself, before the first step."""
-        return BaseState(self.momentum.init(params), self.init(params))
+        return BaseState(self.momentum.init(params), self.init(params, packing))
 
     def follow(
         self, grads: Stacks, state: "BaseState", step: Array, packing: Packing
@@ -96,10 +121,24 @@ def adam(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Base:
         debias = 1 / (1 - b2 ** (step + 1.0))
         return jax.tree.map(lambda u, v: u / (jnp.sqrt(v * debias) + eps), u, v), v
 
-    def init(params: Stacks) -> Stacks:
-        return jax.tree.map(jnp.zeros_like, params)
+    return Base(optax.ema(b1, debias=True), direction, "entrywise", _zeros_like)
 
-    return Base(optax.ema(b1, debias=True), direction, "entrywise", init)
+
+def adabelief(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Base:
+    """u / (√ŝ + eps), s the running mean of (g − u)² (Zhuang et al., AdaBelief, 2020).
+
+    Of u there, as the paper has it, the momentum not yet unbiased: (1 − b1^(t+1)) u.
+    Else s would be zero at the first step, where an unbiased momentum is the gradient.
+    """
+
+    def direction(u, grads, s, step, packing):
+        del packing
+        debias, bias = 1 / (1 - b2 ** (step + 1.0)), 1 - b1 ** (step + 1.0)
+        error = jax.tree.map(lambda u, g: g - bias * u, u, grads)
+        s = jax.tree.map(lambda s, e: b2 * s + (1 - b2) * e * e, s, error)
+        return jax.tree.map(lambda u, s: u / (jnp.sqrt(s * debias) + eps), u, s), s
+
+    return Base(optax.ema(b1, debias=True), direction, "entrywise", _zeros_like)
 
 
 def muon(*, decay: float = 0.95) -> Base:
@@ -108,11 +147,52 @@ def muon(*, decay: float = 0.95) -> Base:
     return Base(momentum, _made_of(orthogonalized), "orthogonalized")
 
 
+def shampoo(*, decay: float = 0.9, b2: float = 0.99, largest: int = 4096) -> Base:
+    """L̂^(−1/4) u R̂^(−1/4), L, R running means of ggᵀ, gᵀg (Gupta et al., Shampoo, 2018).
+
+    Times √max(m, n), for matrices whose sides are at most `largest`: L and R are squares.
+    Debiased means in place of sums are of Anil et al., arXiv 2002.09018, 2020.
+    """
+
+    def direction(u, grads, state, step, packing):
+        unbias = 1 / (1 - b2 ** (step + 1.0))
+        out, means = [], []
+        for x, g, mean, spec in zip(u, grads, state, packing.group_specs, strict=True):
+            if not mean:
+                out.append(jnp.zeros_like(x))
+                means.append(())
+                continue
+            x, g = as_matrices(x, spec), as_matrices(g, spec)
+            squares = _product(g, g.mT), _product(g.mT, g)
+            mean = jax.tree.map(lambda m, s: b2 * m + (1 - b2) * s, mean, squares)
+            left, right = mean
+            x = times_inverse_root(unbias * left, x)
+            x = times_inverse_root(unbias * right, x.mT).mT
+            scale = max(spec.fan_in, spec.fan_out) ** 0.5
+            out.append(from_matrices(scale * x, spec))
+            means.append(mean)
+        return tuple(out), tuple(means)
+
+    def init(params: Stacks, packing: Packing) -> tuple[Any, ...]:
+        return tuple(
+            tuple(jnp.zeros((len(p), n, n)) for n in (spec.fan_in, spec.fan_out))
+            if base.applies(spec)
+            else ()
+            for p, spec in zip(params, packing.group_specs, strict=True)
+        )
+
+    momentum = optax.ema(decay, debias=True)
+    base = Base(momentum, direction, "orthogonalized", init, largest)
+    return base
+
+
 BASES: dict[str, Callable[..., Base]] = {
     "sgd": sgd,
     "adam": adam,
+    "adabelief": adabelief,
     "lion": lion,
     "muon": muon,
+    "shampoo": shampoo,
 }
 
 
@@ -123,6 +203,11 @@ NEED_MORE = {
     "sophia": "the objective's curvature",
 }
 """Well-known rules that a task does not give enough for: gradients and losses alone."""
+
+
+def _zeros_like(params: Stacks, packing: Packing) -> Stacks:
+    del packing
+    return jax.tree.map(jnp.zeros_like, params)
 
 
 def _made_of(function: Callable[[Stacks, Packing], Stacks]) -> Direction:
@@ -184,3 +269,24 @@ def orthogonalized(momentum: Stacks, packing: Packing) -> Stacks:
         x = orthogonalize(as_matrices(stack, spec)) * scale
         out.append(from_matrices(x, spec))
     return tuple(out)
+
+
+def times_inverse_root(squares: Array, matrices: Array) -> Array:
+    """A^(−1/4) X, finite for all A; to its eigenvalues 1e-4 of their sum is added.
+
+    A product of polynomials, so that there is no division by what is small: from the unit
+    trace M = A / tr A + `DAMPING`, each step is P = p(M), X ← P X, M ← M P⁴ → 1.
+
+    Args:
+      squares: A [..., m, m], symmetric, no eigenvalue negative.
+      matrices: X [..., m, n].
+    """
+    trace = jnp.trace(squares, axis1=-2, axis2=-1)[..., None, None] + TINY
+    eye = jnp.broadcast_to(jnp.eye(squares.shape[-1]), squares.shape)
+    m, x = squares / trace + DAMPING * eye, matrices
+    for a, b, c in INVERSE_ROOT:
+        p = a * eye + b * m + c * _product(m, m)
+        x = _product(p, x)
+        p = _product(p, p)
+        m = _product(m, _product(p, p))
+    return x * trace**-0.25

@@ -124,8 +124,9 @@ def rule(
             return packing(mup.infer_specs(params) if specs is None else specs)
 
         def init_fn(params) -> RuleState:
-            stacks = layout(params).pack(params)
-            states = tuple(base.start(stacks) for base in table)
+            pack = layout(params)
+            stacks = pack.pack(params)
+            states = tuple(base.start(stacks, pack) for base in table)
             return RuleState(jnp.zeros((), jnp.int32), states)
 
         def update_fn(updates, state, params=None, **extra_args):

@@ -221,7 +221,7 @@ def _transformation(
         return LayerwiseState(
             step=jnp.zeros((), jnp.int32),
             momenta=mixing.start_momenta(stacks, len(decays)),
-            bases=tuple(base.init(stacks) for base in table),
+            bases=tuple(base.init(stacks, pack) for base in table),
             averages=inputs.start_averages(pack.num_tensors, len(decays)),
         )
 
