@@ -163,7 +163,7 @@ def plot(results: dict) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(
-        len(results), len(CASES), figsize=(13, 7), sharex=True, sharey="col"
+        len(results), len(CASES), figsize=(2.6 * len(CASES), 7), sharex=True, sharey="col"
     )
     layers = ["input", *(f"hidden {i + 1}" for i in range(DEPTH - 1)), "output"]
     for (row, setting), (column, case) in itertools.product(
