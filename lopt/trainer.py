@@ -49,7 +49,7 @@ class TrainState(NamedTuple):
     outer_opt_state: optax.OptState
     estimator_states: tuple[EstimatorState, ...]  # one a group, leaves [tasks, N, ...]
     step: Array  # shape=[], int32: outer steps taken
-    key: PRNGKey
+    key: PRNGKey  # of all steps: each folds its number into it
     average: MetaParams | tuple[()] = ()
     task_scales: TaskScales | tuple[()] = ()
     selected: Selected | tuple[()] = ()

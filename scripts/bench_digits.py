@@ -28,6 +28,13 @@ REQUIRED = {"best of sgd, adam, adamw, lion": 2.0, "muon": 1.2}
 
 def main() -> None:
     options = parse()
+    from lopt.cli import ending
+
+    sys.exit(ending(lambda: run(options)))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compares, and writes what was found."""
     from lopt.cli.process import set_up
 
     set_up()
@@ -36,13 +43,14 @@ def main() -> None:
     from lopt.checkpoint import read
     from lopt.cli.progress import Bar
     from lopt.config import load_suite
+    from lopt.errors import ConfigError
     from lopt.evaluation import report
     from lopt.evaluation.comparison import evaluate
     from lopt.suites import build_tasks
 
     learned = {path.stem: read(path) for path in options.optimizers}
     if len(learned) < len(options.optimizers):
-        sys.exit("error: files must have different names")
+        raise ConfigError("files must have different names")
     (name, ours), *others = learned.items()
     rivals = [(other, found.lopt, found.theta) for other, found in others]
     with Bar() as bar:
@@ -68,6 +76,8 @@ def main() -> None:
     for name, groups in by_file.items():
         print(f"{name}: " + "; ".join(found_text(*item) for item in groups.items()))
     for group, least in REQUIRED.items() if suite == "digits" else ():
+        if any(group not in groups for groups in by_file.values()):
+            continue  # not compared with
         worst = min(groups[group]["median"] for groups in by_file.values())
         verdict = "reached" if worst >= least else "NOT reached"
         print(f"over {group}: {worst:.2f}, {verdict}: {least}")

@@ -58,12 +58,9 @@ SETTINGS = ("trials", "seeds", "tuning_seeds", "budgets", "seed")
 
 def main() -> None:
     options = parse()
-    from lopt.errors import LoptError
+    from lopt.cli import ending
 
-    try:
-        run(options)
-    except LoptError as error:
-        sys.exit(f"error: {error.message}" + f"\nhint: {error.hint}" * bool(error.hint))
+    sys.exit(ending(lambda: run(options)))
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from loss_ratios import contest, ratios
 
 ROOT = Path(__file__).resolve().parent.parent
 NEVER = -1e6
@@ -25,32 +26,36 @@ NEVER = -1e6
 
 def main() -> None:
     options = parse()
+    from lopt.cli import ending
+
+    sys.exit(ending(lambda: run(options)))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compares the whole with every theta that lacks a part."""
     from lopt.cli.process import set_up
 
     set_up()
-    from lopt.checkpoint import read
-    from lopt.cli.progress import Bar
-    from lopt.config import load_suite
-    from lopt.evaluation.comparison import evaluate
-    from lopt.suites import build_tasks
+    from bench_work import surroundings
 
-    learned = read(options.optimizer)
-    parts = without(learned.theta, learned.header.options)
-    rivals = [(name, learned.lopt, theta) for name, theta in parts.items()]
-    with Bar() as bar:
-        results = evaluate(
-            learned.lopt,
-            learned.theta,
-            build_tasks(load_suite(options.suite)),
-            baselines=rivals,
-            seeds=options.seeds,
-            seed=options.seed,
-            budgets=[1.0],
-            progress=bar.update,
-        )
-    found = ratios(results)
-    write(options, found)
-    for name, row in found.items():
+    from lopt.checkpoint import read
+
+    whole = read(options.optimizer)
+    thetas = {"whole": whole.theta, **without(whole.theta, whole.header.options)}
+    results = contest(
+        whole.lopt, thetas, options.suite, seeds=options.seeds, seed=options.seed
+    )
+    found = sorted(ratios(results).items(), key=lambda item: -item[1]["median"])
+    record = {
+        "command": " ".join(["python", "scripts/leave_one_out.py", *sys.argv[1:]]),
+        **surroundings(),
+        "suite": options.suite,
+        "seeds": options.seeds,
+        "without": dict(found),
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(record, indent=1) + "\n")
+    for name, row in found:
         low, high = row["interval80"]
         print(f"{row['median']:6.3f} ({low:.3f} to {high:.3f})  without {name}")
 
@@ -109,45 +114,6 @@ def without(theta, options: dict) -> dict:
         },
         "anything learned": changed((f"w{last}", f"b{last}"), (...,), 0.0),
     }
-
-
-def ratios(results) -> dict[str, dict]:
-    """Of each part the losses without it over those with it."""
-    from lopt.evaluation import statistics
-
-    draws = statistics.resample(results.settings.seeds, 2000, results.settings.seed)
-    found = {}
-    for i, contender in enumerate(results.tasks[0].contenders[1:], 1):
-        tasks, samples = {}, []
-        for task in results.tasks:
-            ours, theirs = (
-                np.asarray(task.contenders[j].budgets[-1].losses) for j in (0, i)
-            )
-            tasks[task.name] = float(theirs.mean() / ours.mean())
-            samples.append(theirs[draws].mean(-1) / ours[draws].mean(-1))
-        found[contender.name] = {
-            "median": float(np.median(list(tasks.values()))),
-            "interval80": statistics.interval(np.median(samples, axis=0), 0.8),
-            "tasks": tasks,
-        }
-    return dict(sorted(found.items(), key=lambda item: -item[1]["median"]))
-
-
-def write(options: argparse.Namespace, found: dict) -> None:
-    """The JSON, with what made it."""
-    import jax
-
-    from lopt import __version__
-
-    content = {
-        "command": " ".join(["python", "scripts/leave_one_out.py", *sys.argv[1:]]),
-        "versions": {"lopt": __version__, "jax": jax.__version__},
-        "suite": options.suite,
-        "seeds": options.seeds,
-        "without": found,
-    }
-    options.out.parent.mkdir(exist_ok=True)
-    options.out.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

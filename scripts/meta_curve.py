@@ -16,19 +16,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from leave_one_out import ratios
+from loss_ratios import contest, ratios
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
     options = parse()
-    from lopt.errors import LoptError
+    from lopt.cli import ending
 
-    try:
-        run(options)
-    except LoptError as error:
-        sys.exit(f"error: {error.message}" + f"\nhint: {error.hint}" * bool(error.hint))
+    sys.exit(ending(lambda: run(options)))
 
 
 def parse() -> argparse.Namespace:
@@ -47,36 +44,21 @@ def run(options: argparse.Namespace) -> None:
 
     set_up()
     import jax
-    import jax.numpy as jnp
+    from bench_work import surroundings
 
-    from lopt import __version__
     from lopt.checkpoint import read
-    from lopt.cli.progress import Bar
-    from lopt.config import load_suite
-    from lopt.evaluation.comparison import evaluate
-    from lopt.suites import build_tasks
 
     costs = {f"{run.name} {c['step']}": c for run in options.runs for c in kept(run)}
     learned = {name: read(cost["folder"]) for name, cost in costs.items()}
     first = next(iter(learned.values()))
-    # Its output layer at zero, `layerwise` is what it was before meta-training.
-    prior = jax.tree.map(jnp.zeros_like, first.theta)
-    with Bar() as bar:
-        results = evaluate(
-            first.lopt,
-            prior,
-            build_tasks(load_suite(options.suite)),
-            name="prior",
-            baselines=[(name, first.lopt, c.theta) for name, c in learned.items()],
-            seeds=options.seeds,
-            seed=options.seed,
-            budgets=[1.0],
-            progress=bar.update,
-        )
-    found = ratios(results)
+    thetas = {"untrained": first.lopt.init(jax.random.key(0))}
+    thetas |= {name: checkpoint.theta for name, checkpoint in learned.items()}
+    found = ratios(
+        contest(first.lopt, thetas, options.suite, seeds=options.seeds, seed=options.seed)
+    )
     content = {
         "command": " ".join(["python", "scripts/meta_curve.py", *sys.argv[1:]]),
-        "versions": {"lopt": __version__, "jax": jax.__version__},
+        **surroundings(),
         "suite": options.suite,
         "seeds": options.seeds,
         "checkpoints": [
@@ -96,6 +78,7 @@ def kept(run: Path) -> list[dict]:
     """The checkpoints that a run has, and what each of them took to make."""
     from lopt.files import rundir, snapshots
 
+    rundir.read_config(run)  # complains where it is no run
     metrics = rundir.read_metrics(run)
     folder = run / rundir.CHECKPOINTS
     return [
@@ -126,7 +109,7 @@ def picture(content: dict):
         axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_xlabel("inner steps of meta-training, millions")
-    axes.set_ylabel(f"test loss over the prior's, {content['suite']}")
+    axes.set_ylabel(f"test loss over the untrained one's, {content['suite']}")
     axes.legend(frameon=False)
     return figure
 

@@ -6,7 +6,7 @@ errors through with their traceback. Importing this imports neither jax nor nump
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import typer
 
@@ -61,9 +61,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Args:
       arguments: of the command line, without the program's name; None: `sys.argv`.
     """
+    # Interrupts come back from typer as the exit code 130.
+    return ending(lambda: app(arguments, prog_name="lopt", standalone_mode=False))
+
+
+def ending(work: Callable[[], int | None]) -> int:
+    """The exit code of some work, its own or an error's, which is told in a line."""
     try:
-        # Interrupts come back from typer as the exit code 130.
-        return app(arguments, prog_name="lopt", standalone_mode=False) or 0
+        return work() or 0
     except Exception as error:
         if os.environ.get("LOPT_DEBUG"):
             raise

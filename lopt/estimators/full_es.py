@@ -5,7 +5,7 @@ from lopt.base import GradientEstimator, Unroll
 from lopt.estimators.antithetic import antithetic_gradient
 from lopt.estimators.noise import Gaussian, Sigma
 from lopt.estimators.runs import check_count
-from lopt.estimators.whole import numbered, numbered_keys, whole_pairs
+from lopt.estimators.whole import numbered, whole_pairs
 
 
 def full_es(
@@ -42,8 +42,8 @@ def full_es(
     def estimate(theta, numbers, key, data, progress):
         length_key, noise_key, run_key = prng.split(key, 3)
         num_steps = unroll.draw_num_steps(length_key, progress)
-        noise, score = gaussian.draw(theta, numbered_keys(noise_key, numbers), progress)
-        keys = numbered_keys(run_key, numbers)
+        noise, score = gaussian.draw(theta, prng.fold_in(noise_key, numbers), progress)
+        keys = prng.fold_in(run_key, numbers)
         readings = whole_pairs(unroll, theta, noise, keys, num_steps, data)
         return antithetic_gradient(readings, score, theta), numbers
 

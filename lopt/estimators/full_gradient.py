@@ -16,7 +16,7 @@ from lopt.base import (
 from lopt.estimators.backprop import check_clip_norm, clipped, mean_gradient, usable
 from lopt.estimators.runs import check_count
 from lopt.estimators.tangents import inexact, rebuild
-from lopt.estimators.whole import numbered, numbered_keys
+from lopt.estimators.whole import numbered
 
 
 def full_gradient(
@@ -57,7 +57,7 @@ def full_gradient(
     def estimate(theta, numbers, key, data, progress):
         length_key, run_key = prng.split(key, 2)
         num_steps = unroll.draw_num_steps(length_key, progress)
-        keys = numbered_keys(run_key, numbers)
+        keys = prng.fold_in(run_key, numbers)
         losses, diverged, grads = jax.vmap(
             lambda k: _run_gradient(unroll, theta, k, num_steps, data, rematerialize)
         )(keys)

@@ -7,7 +7,7 @@ from lopt.base import Array, GradientEstimator, Unroll
 from lopt.config import BrokenRule
 from lopt.estimators.antithetic import weighted_credit
 from lopt.estimators.noise import Gaussian, Sigma
-from lopt.estimators.whole import numbered, numbered_keys, whole_pairs
+from lopt.estimators.whole import numbered, whole_pairs
 
 
 def nes(
@@ -52,7 +52,7 @@ def nes(
     def estimate(theta, numbers, key, data, progress):
         length_key, noise_key, run_key = prng.split(key, 3)
         num_steps = unroll.draw_num_steps(length_key, progress)
-        noise, score = gaussian.draw(theta, numbered_keys(noise_key, numbers), progress)
+        noise, score = gaussian.draw(theta, prng.fold_in(noise_key, numbers), progress)
         same = jnp.broadcast_to(run_key, numbers.shape)
         readings = whole_pairs(unroll, theta, noise, same, num_steps, data)
         shaped = utilities(readings.losses.reshape(-1)).reshape(-1, 2)

@@ -18,11 +18,6 @@ def numbered(num: int) -> Array:
     return jnp.arange(num, dtype=jnp.int32)
 
 
-def numbered_keys(key: PRNGKey, numbers: Array) -> PRNGKey:
-    """A key for each particle, [N]."""
-    return prng.fold_in(key, numbers)
-
-
 def whole_pairs(
     unroll: Unroll,
     theta: MetaParams,

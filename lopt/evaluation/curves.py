@@ -8,7 +8,8 @@ are paired.
 
 Losses are read on the fixed evaluation batches at 100 points along the run, or at every
 `read_every`-th of them; `test` only where it is asked for, so that tuning does not see
-it. Keys must be of an implementation that `vmap` does not change (threefry, not rbg).
+it. Tasks may draw from their keys by `jax.random`: these must be of an implementation
+that `vmap` does not change (threefry, not rbg).
 """
 
 from collections.abc import Callable

@@ -23,39 +23,35 @@ REPORT_FILE = "report.html"
 
 
 def summary_table(results: Results) -> Table:
-    """Speed-ups by task, for the terminal."""
+    """Speed-ups by task, for the terminal; narrow, to fit into 80 columns."""
+    tasks, found = results.tasks, [*results.tasks, results]
+    columns = {"task": [*(task.name for task in tasks), "median"]}
+    columns["speed-up"] = [f"[bold]{x.speed_up}[/]" for x in found]
+    columns["80 %"] = [x.speed_up.range80 for x in found]
+    for name in results.speed_up_over:
+        columns[f"over\n{name}"] = [str(x.speed_up_over[name]) for x in found]
+    if len(results.speed_up_over) <= MOST_WITH_LOSSES:
+        best = [_contender(task, task.best_baseline) for task in tasks]
+        columns["loss"] = [*(_final_loss(task.contenders[0]) for task in tasks), ""]
+        columns["best's\nloss"] = [*map(_final_loss, best), ""]
     title = f"speed-up of {results.optimizer}, budget for budget"
-    # Narrow, so that five baselines fit into 80 columns; more leave no room for the rest.
-    is_short = len(results.speed_up_over) > MOST_WITH_LOSSES
-    padding = (0, 0 if is_short else 1, 0, 0)
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=padding, pad_edge=False)
-    longest = max(len(task.name) for task in results.tasks)
-    table.add_column("task", overflow="fold", min_width=min(longest, 14))
-    if not is_short:
-        table.add_column("steps", justify="right")
-    for column in ("speed-up", "80 %", *_over(results)):
-        width = 9 if column == "80 %" else 5
-        table.add_column(column, justify="right", min_width=width)
-    if not is_short:
-        table.add_column("loss", justify="right", min_width=6)
-        table.add_column("best baseline")
-    for task in results.tasks:
-        row = [task.name, *_speed_ups(task)]
-        if not is_short:
-            best = _contender(task, task.best_baseline)
-            row.insert(1, str(task.num_steps))
-            row.append(f"{task.contenders[0].budgets[-1].loss:.3g}")
-            row.append(f"{best.name} {best.budgets[-1].loss:.3g}")
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    widths = {"task": min(max(map(len, columns["task"])), 14), "80 %": 9}
+    for header in columns:
+        justify = "left" if header == "task" else "right"
+        width = widths.get(header, 5)
+        table.add_column(header, justify=justify, min_width=width, overflow="fold")
+    *rows, median = zip(*columns.values(), strict=True)
+    for row in rows:
         table.add_row(*row)
     table.add_section()
-    table.add_row("median", *([] if is_short else [""]), *_speed_ups(results))
+    table.add_row(*median)
     return table
 
 
-def _speed_ups(found: TaskResult | Results) -> list[str]:
-    """Over the best, with its interval, and over each."""
-    over = (str(s) for s in found.speed_up_over.values())
-    return [f"[bold]{found.speed_up}[/]", found.speed_up.range80, *over]
+def _final_loss(contender: ContenderResult) -> str:
+    """Of its longest run."""
+    return f"{contender.budgets[-1].loss:.3g}"
 
 
 def winners(results: Results) -> list[str]:
@@ -87,10 +83,6 @@ def _write(path: Path, text: str) -> None:
             partial.unlink(missing_ok=True)
         reason = error.strerror or str(error)
         raise LoptError(f"cannot write `{path}`: {reason.lower()}") from error
-
-
-def _over(results: Results) -> list[str]:
-    return [f"over\n{name}" for name in results.speed_up_over]
 
 
 def _contender(task: TaskResult, name: str) -> ContenderResult:
