@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lopt import mup, prng
+from lopt import mup, prng, products
 from lopt.base import Array, Data, ModelState, Params, PRNGKey, Role, Specs, Split, Task
 from lopt.config import BrokenRule
 from lopt.data import Examples, dataset, sample_batch
@@ -273,14 +273,14 @@ def _specs(net: _Net) -> Specs:
 
 def _logits(net: _Net, forward: float, params: Params, x_BxD: Array) -> Array:
     """The logits [C, B]; examples last, for products of few features are faster so."""
-    *hidden, output = (params[name] for name in _layer_names(net))
-    h_DxB = x_BxD.T
-    for layer in hidden:
-        h_DxB = layer["w"].T @ h_DxB
+    layers = [params[name] for name in _layer_names(net)]
+    z_DxB = products.of_examples(layers[0]["w"], x_BxD)
+    for layer, following in pairwise(layers):
         if net.normalization == "layer":
-            h_DxB = jax.nn.standardize(h_DxB, axis=0) * layer["scale"][:, None]
-        h_DxB = ACTIVATIONS[net.activation](h_DxB + layer["b"][:, None])
-    return forward * (output["w"].T @ h_DxB) + output["b"][:, None]
+            z_DxB = jax.nn.standardize(z_DxB, axis=0) * layer["scale"][:, None]
+        h_DxB = ACTIVATIONS[net.activation](z_DxB + layer["b"][:, None])
+        z_DxB = products.of_features(following["w"], h_DxB)
+    return forward * z_DxB + layers[-1]["b"][:, None]
 
 
 def _cross_entropy(logits_CxB: Array, y_B: Array) -> Array:
