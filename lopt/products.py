@@ -16,14 +16,18 @@ from lopt.base import Array
 _hold = jax.lax.optimization_barrier
 
 
+def _product(w_IxO: Array, x_IxB: Array) -> Array:
+    return _hold(w_IxO.T) @ x_IxB
+
+
 @jax.custom_vjp
 def of_examples(w_IxO: Array, x_BxI: Array) -> Array:
     """Wᵀ xᵀ [O, B] of data, one example a row."""
-    return _hold(w_IxO.T) @ _hold(x_BxI.T)
+    return _product(w_IxO, _hold(x_BxI.T))
 
 
 def _of_examples(w_IxO: Array, x_BxI: Array):
-    return of_examples(w_IxO, x_BxI), (w_IxO, x_BxI)
+    return _product(w_IxO, _hold(x_BxI.T)), (w_IxO, x_BxI)
 
 
 def _of_examples_back(kept, dz_OxB: Array):
@@ -34,11 +38,11 @@ def _of_examples_back(kept, dz_OxB: Array):
 @jax.custom_vjp
 def of_features(w_IxO: Array, h_IxB: Array) -> Array:
     """Wᵀ h [O, B] of what the layer before has made, one example a column."""
-    return _hold(w_IxO.T) @ h_IxB
+    return _product(w_IxO, h_IxB)
 
 
 def _of_features(w_IxO: Array, h_IxB: Array):
-    return of_features(w_IxO, h_IxB), (w_IxO, h_IxB)
+    return _product(w_IxO, h_IxB), (w_IxO, h_IxB)
 
 
 def _of_features_back(kept, dz_OxB: Array):
