@@ -1,54 +1,40 @@
-"""Products of a layer's weights, laid out as a CPU is fast at them.
+"""Products of a layer's weights with many examples, laid out as a CPU is fast at them.
 
 On CPUs, XLA gives a product to its fast library only where the left side is summed over
-its last axis, and that is fastest where the right side is summed over its first and has
-many columns; any other product takes up to twice as long. A compiler that is free to do
-so moves transpositions into products; barriers hold them where they are. Both functions
-return Wᵀ x [O, B], one example a column, and have its derivatives.
-
-Shapes in names: B examples, I inputs and O outputs of a layer.
+its last axis, and that is fastest where the right side is summed over its first; any
+other product takes up to twice as long. A compiler that is free to do so moves
+transpositions into products; barriers keep them where they are written.
 """
 
 import jax
 
 from lopt.base import Array
 
-_hold = jax.lax.optimization_barrier
+FEW_OUTPUTS = 16
+"""Up to so many, a gradient is made [O, I]: rows that short are slower to make than to
+transpose."""
 
-
-def _product(w_IxO: Array, x_IxB: Array) -> Array:
-    return _hold(w_IxO.T) @ x_IxB
-
-
-@jax.custom_vjp
-def of_examples(w_IxO: Array, x_BxI: Array) -> Array:
-    """Wᵀ xᵀ [O, B] of data, one example a row."""
-    return _product(w_IxO, _hold(x_BxI.T))
-
-
-def _of_examples(w_IxO: Array, x_BxI: Array):
-    return _product(w_IxO, _hold(x_BxI.T)), (w_IxO, x_BxI)
-
-
-def _of_examples_back(kept, dz_OxB: Array):
-    w_IxO, x_BxI = kept
-    return _hold(x_BxI.T) @ _hold(dz_OxB.T), (w_IxO @ dz_OxB).T
+_keep = jax.lax.optimization_barrier
 
 
 @jax.custom_vjp
-def of_features(w_IxO: Array, h_IxB: Array) -> Array:
-    """Wᵀ h [O, B] of what the layer before has made, one example a column."""
-    return _product(w_IxO, h_IxB)
+def product(w_IxO: Array, x_IxB: Array) -> Array:
+    """Wᵀ x [O, B] of a layer with I inputs and O outputs; examples are last."""
+    return _keep(w_IxO.T) @ _keep(x_IxB)
 
 
-def _of_features(w_IxO: Array, h_IxB: Array):
-    return _product(w_IxO, h_IxB), (w_IxO, h_IxB)
+def _forward(w_IxO: Array, x_IxB: Array):
+    # Not `product` itself: it could not be differentiated in forward mode.
+    return _keep(w_IxO.T) @ _keep(x_IxB), (w_IxO, x_IxB)
 
 
-def _of_features_back(kept, dz_OxB: Array):
-    w_IxO, h_IxB = kept
-    return _hold(dz_OxB @ h_IxB.T).T, w_IxO @ dz_OxB
+def _backward(kept, dz_OxB: Array):
+    w_IxO, x_IxB = kept
+    if len(dz_OxB) <= FEW_OUTPUTS:
+        dw_IxO = _keep(dz_OxB @ x_IxB.T).T
+    else:
+        dw_IxO = _keep(x_IxB) @ _keep(dz_OxB.T)
+    return dw_IxO, w_IxO @ dz_OxB
 
 
-of_examples.defvjp(_of_examples, _of_examples_back)
-of_features.defvjp(_of_features, _of_features_back)
+product.defvjp(_forward, _backward)

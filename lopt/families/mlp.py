@@ -15,10 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lopt import mup, prng, products
+from lopt import mup, prng
 from lopt.base import Array, Data, ModelState, Params, PRNGKey, Role, Specs, Split, Task
 from lopt.config import BrokenRule
 from lopt.data import Examples, dataset, sample_batch
+from lopt.products import product
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -273,14 +274,14 @@ def _specs(net: _Net) -> Specs:
 
 def _logits(net: _Net, forward: float, params: Params, x_BxD: Array) -> Array:
     """The logits [C, B]; examples last, for products of few features are faster so."""
-    layers = [params[name] for name in _layer_names(net)]
-    z_DxB = products.of_examples(layers[0]["w"], x_BxD)
-    for layer, following in pairwise(layers):
+    *hidden, output = (params[name] for name in _layer_names(net))
+    h_DxB = x_BxD.T
+    for layer in hidden:
+        h_DxB = product(layer["w"], h_DxB)
         if net.normalization == "layer":
-            z_DxB = jax.nn.standardize(z_DxB, axis=0) * layer["scale"][:, None]
-        h_DxB = ACTIVATIONS[net.activation](z_DxB + layer["b"][:, None])
-        z_DxB = products.of_features(following["w"], h_DxB)
-    return forward * z_DxB + layers[-1]["b"][:, None]
+            h_DxB = jax.nn.standardize(h_DxB, axis=0) * layer["scale"][:, None]
+        h_DxB = ACTIVATIONS[net.activation](h_DxB + layer["b"][:, None])
+    return forward * product(output["w"], h_DxB) + output["b"][:, None]
 
 
 def _cross_entropy(logits_CxB: Array, y_B: Array) -> Array:
