@@ -18,7 +18,7 @@ LAYERS = (
     {"bases", "factories", "files"},
     {"families", "guard", "optimizers", "options", "unroll"},
     {"estimators", "outer", "suites", "weights"},
-    {"checkpoint", "groups"},
+    {"checkpoint", "groups", "own_task"},
     {"decisions", "published", "trainer"},
     {"evaluation", "run", "show"},
     {"cli"},
