@@ -1,6 +1,5 @@
 """A Flax NNX model as a task: `lopt meta-train tasks/my_nnx.py`."""
 
-import jax
 import optax
 from flax import nnx
 from sklearn.datasets import load_digits
