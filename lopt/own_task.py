@@ -62,8 +62,9 @@ def task_from(
 
     Raises:
       ConfigError: data that are not arrays of numbers, of one length in each split, or
-        not finite; functions that break the interface of `Task`; no `loss_bound` and a
-        loss at initialization that is not positive and finite.
+        not finite; without `loss_bound`, functions that break the interface of `Task`
+        (a suite checks all tasks), or a loss at initialization that is not positive and
+        finite.
     """
     for option, size in {"batch_size": batch_size, "eval_size": eval_size}.items():
         if type(size) is not int or size < 1:
@@ -137,15 +138,17 @@ def _bound(task: Task) -> float:
     if told := complaint(task):
         raise ConfigError(f"task `{task.name}` {told}")
 
-    def start(key, data):
-        init_key, loss_key = prng.split(key, 2)
-        params, model_state = task.init(init_key, data)
-        batch = task.eval_batch(data, "train")
-        return task.loss(params, model_state, batch, loss_key)[0]
+    def worst(data):
+        def start(key):
+            init_key, loss_key = prng.split(key, 2)
+            params, model_state = task.init(init_key, data)
+            batch = task.eval_batch(data, "train")
+            return task.loss(params, model_state, batch, loss_key)[0]
 
-    keys = prng.split(jax.random.key(0), 4)
-    lowered = jax.jit(jax.vmap(start, in_axes=(0, None))).lower(keys, task.data)
-    largest = float(np.max(compile_lowered(lowered, small=True)(keys, task.data)))
+        return jnp.max(jax.lax.map(start, prng.split(jax.random.key(0), 4)))
+
+    lowered = jax.jit(worst).lower(task.data)
+    largest = float(compile_lowered(lowered, small=True)(task.data))
     if not 0 < largest < math.inf:
         message = f"task `{task.name}` has a loss of {largest:g} at initialization"
         hint = "make it positive and finite, or give `loss_bound`"
@@ -181,14 +184,18 @@ def _shuffled(examples: Any, where: str) -> Any:
 
 
 def _array(leaf: Any, where: str) -> np.ndarray:
-    """The leaf as an array, if it has rows of finite numbers."""
-    array = np.asarray(leaf)
-    is_number = any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.number, jnp.bool))
-    if array.ndim == 0 or not is_number:
-        got = f"{array.dtype}{list(array.shape)}"
+    """The leaf as an array of the type that it has on the device, checked."""
+    given = np.asarray(leaf)
+    is_number = any(jnp.issubdtype(given.dtype, kind) for kind in (jnp.number, jnp.bool))
+    if given.ndim == 0 or not is_number:
+        got = f"{given.dtype}{list(given.shape)}"
         raise ConfigError(f"`{where}` must be an array of numbers [N, ...], got {got}")
-    wrong = np.argwhere(~np.isfinite(array))
+    kind = jax.eval_shape(jnp.asarray, given).dtype  # of 32 bits, where jax has no more
+    with np.errstate(over="ignore"):
+        array = given.astype(kind)
+    wraps = jnp.issubdtype(kind, jnp.integer) and array != given
+    wrong = np.argwhere(wraps | ~np.isfinite(array))
     if len(wrong):
-        value = array[tuple(wrong[0])]
-        raise ConfigError(f"`{where}` must be finite, got {value} in row {wrong[0][0]}")
+        got = f"{given[tuple(wrong[0])]} in row {wrong[0][0]}"
+        raise ConfigError(f"`{where}` must be finite and fit {kind}, got {got}")
     return array

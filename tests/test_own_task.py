@@ -168,10 +168,13 @@ def test_a_model_state_is_carried_through_a_run(key):
         ({"train": X, "meta": X[:0]}, "`data.meta` must be arrays of one length"),
         ((X, 3), "`data[1]` must be an array of numbers [N, ...], got int64[]"),
         ({"x": X, "y": Y.astype(str)}, "`data['y']` must be an array of numbers"),
-        ((np.where(X == 7, np.nan, X), Y), "`data[0]` must be finite, got nan in row 3"),
+        (
+            (np.where(X == 7, np.nan, X), Y),
+            "`data[0]` must be finite and fit float32, got nan in row 3",
+        ),
         (
             {"train": X, "test": np.where(X == 7, -np.inf, X)},
-            "`data.test` must be finite, got -inf",
+            "`data.test` must be finite and fit float32, got -inf in row 3",
         ),
     ],
 )
@@ -219,7 +222,12 @@ def test_specs_may_be_told():
 @pytest.mark.parametrize(
     ("data", "loss", "line", "reason"),
     [
-        ("jnp.full(9, jnp.nan)", "p", 6, "`data` must be finite, got nan in row 0"),
+        (
+            "jnp.full(9, jnp.nan)",
+            "p",
+            6,
+            "`data` must be finite and fit float32, got nan in row 0",
+        ),
         ("jnp.ones(9)", "p['w']", 3, "TypeError"),
         ("jnp.ones(9)", "p * b", 6, "must have a scalar loss, got float32[64]"),
     ],
