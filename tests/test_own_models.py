@@ -110,7 +110,7 @@ def test_batch_statistics_of_linen_are_the_model_state(key):
 
 def test_equinox_kernels_have_their_outputs_first(key):
     task = example("my_equinox")
-    params, _ = task.init(key, task.data)
+    params, _ = task.init(jax.random.key(1), task.data)
     x, y = task.eval_batch(task.data, "test")
     h = np.asarray(x)
     for layer, spec in zip(params.layers, task.specs.layers, strict=True):

@@ -173,6 +173,11 @@ def test_a_model_state_is_carried_through_a_run(key):
             "`data[0]` must be finite and fit float32, got nan in row 3",
         ),
         (
+            (X, Y + 2**31),
+            "`data[1]` must be finite and fit int32, got 2147483648 in row 0",
+        ),
+        (X * 1e38, "`data` must be finite and fit float32, got 4e+38 in row 2"),
+        (
             {"train": X, "test": np.where(X == 7, -np.inf, X)},
             "`data.test` must be finite and fit float32, got -inf in row 3",
         ),
