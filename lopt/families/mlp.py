@@ -19,7 +19,7 @@ from lopt import mup, prng
 from lopt.base import Array, Data, ModelState, Params, PRNGKey, Role, Specs, Split, Task
 from lopt.config import BrokenRule
 from lopt.data import Examples, dataset, sample_batch
-from lopt.products import product
+from lopt.numerics import product
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
