@@ -177,7 +177,7 @@ def _varied(
 @lru_cache
 def _dataset(name: str, seed: int) -> dict[Split, Examples]:
     raw = DATASETS[name]()
-    indices = _split(raw.group, seed)
+    indices = split_indices(raw.group, seed)
     train = raw.x[indices[0]]
     mean = train.mean(axis=0)
     # A pixel that is almost always blank would explode if it had a scale of its own.
@@ -189,7 +189,7 @@ def _dataset(name: str, seed: int) -> dict[Split, Examples]:
     }
 
 
-def _split(group: np.ndarray, seed: int) -> list[np.ndarray]:
+def split_indices(group: np.ndarray, seed: int) -> list[np.ndarray]:
     """Indices of the examples of each split; groups are shuffled, and stay whole.
 
     The seed decides on all splits but the last.
