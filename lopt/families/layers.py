@@ -28,7 +28,6 @@ INITS: dict[str, tuple[Callable[..., Array], float]] = {
 }
 """A law of unit variance, and the variance of weights times fan_in. "uniform" is what
 torch's `Linear` has."""
-NORMALIZATIONS = ("none", "layer")
 
 
 def layer_names(num_layers: int) -> list[str]:

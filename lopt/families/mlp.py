@@ -11,8 +11,9 @@ from lopt.config import BrokenRule
 from lopt.data import Examples
 from lopt.families.checks import check_choices, check_integers
 from lopt.families.classification import count_classes, cross_entropy, loss_bound
-from lopt.families.dense import Dense, apply_dense, dense_specs, init_dense
+from lopt.families.dense import apply_dense, dense_shapes
 from lopt.families.examples import load, task_on_examples
+from lopt.families.network import Network, init_network, network_specs
 
 
 def mlp(
@@ -41,7 +42,7 @@ def mlp(
       width: units of each hidden layer.
       depth: number of hidden layers; 0 is logistic regression.
       batch_size: examples of a minibatch, drawn with replacement.
-      activation: and all from here to `output_init`: see `lopt.families.dense.Dense`.
+      activation: and all from here to `output_init`: see `lopt.families.network.Network`.
       specs: "stated" tells the optimizer all there is to know of each tensor, "inferred"
         what shapes tell, as of parameters that a user gives without `specs`; the form
         must then be "plain".
@@ -64,8 +65,7 @@ def mlp(
         input_offset=input_offset,
         data_seed=data_seed,
     )
-    net = Dense(
-        ends=((data["train"][0].shape[1], count_classes(data)),),
+    net = Network(
         width=width,
         depth=depth,
         activation=activation,
@@ -80,29 +80,31 @@ def mlp(
     if specs == "inferred" and form != "plain":
         raise BrokenRule("form", "be `plain` where specs are inferred", form)
     name = f"mlp-{dataset}-{depth}x{width}-{activation}"
-    name += "-layer-norm" if normalization == "layer" else ""
-    name += "-plain" if form == "plain" else ""
-    name += "-inferred" if specs == "inferred" else ""
-    return replace(_task(net, batch_size, specs), name=name + suffix, data=data)
+    name += net.suffix + ("-inferred" if specs == "inferred" else "")
+    ends = data["train"][0].shape[1], count_classes(data)
+    task = _task(net, ends, batch_size, specs)
+    return replace(task, name=name + suffix, data=data)
 
 
 @cache
-def _task(net: Dense, batch_size: int, specs: str) -> Task:
+def _task(net: Network, ends: tuple[int, int], batch_size: int, specs: str) -> Task:
     """The task without its name and data: the same functions for the same net."""
-    init = partial(init_dense, net)
+    init = partial(init_network, net, dense_shapes(net, ends))
+    known = network_specs(net, dense_shapes(net, ends))
+    if specs == "inferred":
+        known = mup.infer_specs(jax.eval_shape(init, jax.random.key(0)))
 
     def loss(
         params: Params, batch: Examples, key: PRNGKey
     ) -> tuple[Array, dict[str, Array]]:
         del key
         x_BxD, y_B = batch
-        return cross_entropy(apply_dense(net, params, x_BxD.T), y_B)
+        return cross_entropy(apply_dense(net, known, params, x_BxD.T), y_B)
 
-    inferred = mup.infer_specs(jax.eval_shape(init, jax.random.key(0)))
     return task_on_examples(
         init,
         loss,
-        specs=inferred if specs == "inferred" else dense_specs(net),
+        specs=known,
         batch_size=batch_size,
-        loss_bound=loss_bound(net.ends[0][1]),
+        loss_bound=loss_bound(ends[1]),
     )
