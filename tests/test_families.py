@@ -13,7 +13,8 @@ from lopt.base import SPLITS, ParamSpec
 from lopt.data import DATASETS
 from lopt.errors import ConfigError
 from lopt.families import FAMILIES
-from lopt.families.mlp import ACTIVATIONS, mlp
+from lopt.families.layers import ACTIVATIONS
+from lopt.families.mlp import mlp
 
 VARIANTS = [
     ("mlp", {}),
