@@ -5,10 +5,12 @@ from collections.abc import Callable
 from lopt.base import Task
 from lopt.families.convnet import convnet
 from lopt.families.mlp import mlp
+from lopt.families.recurrent import recurrent
 from lopt.families.transformer import transformer
 
 FAMILIES: dict[str, Callable[..., Task]] = {
     "mlp": mlp,
     "convnet": convnet,
     "transformer": transformer,
+    "recurrent": recurrent,
 }
