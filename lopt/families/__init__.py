@@ -3,10 +3,14 @@
 from collections.abc import Callable
 
 from lopt.base import Task
+from lopt.families.autoencoder import autoencoder
 from lopt.families.convnet import convnet
 from lopt.families.mlp import mlp
+from lopt.families.regression import regression
 
 FAMILIES: dict[str, Callable[..., Task]] = {
     "mlp": mlp,
     "convnet": convnet,
+    "regression": regression,
+    "autoencoder": autoencoder,
 }
