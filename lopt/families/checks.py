@@ -1,5 +1,6 @@
 """Checks of the options that several families take; all raise `BrokenRule`."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,6 +22,11 @@ def check_numbers(holds: Callable[[float], bool], rule: str, **options: Any) -> 
     for name, value in options.items():
         if type(value) not in (int, float) or not holds(value):
             raise BrokenRule(name, rule, value)
+
+
+def check_positive(**options: Any) -> None:
+    """Every option must be a finite number above zero."""
+    check_numbers(lambda v: 0 < v < math.inf, "be a positive number", **options)
 
 
 def check_choices(known: Iterable[Any], **options: Any) -> None:

@@ -12,13 +12,13 @@ from functools import cache, partial
 import jax.numpy as jnp
 
 from lopt import mup
-from lopt.base import Array, Params, PRNGKey, Task
+from lopt.base import Params, PRNGKey, Task
 from lopt.data import Examples, image_shape
 from lopt.families.checks import check_integers
 from lopt.families.classification import count_classes, cross_entropy, loss_bound
 from lopt.families.convolution import convolve
 from lopt.families.dense import apply_dense
-from lopt.families.examples import load, task_on_examples
+from lopt.families.examples import Measured, load, task_on_examples
 from lopt.families.network import Network, activate, init_network, network_specs
 
 Image = tuple[int, int, int]
@@ -80,8 +80,10 @@ def convnet(
     check_integers(1, batch_size=batch_size, stride=stride)
     name = f"convnet-{dataset}-{depth}x{width}-{activation}"
     name += f"-stride-{stride}" if stride != 2 else ""
-    task = _task(net, image, count_classes(data), stride, batch_size)
-    return replace(task, name=name + net.suffix + suffix, data=data)
+    num_classes = count_classes(data)
+    task = _task(net, image, num_classes, stride, batch_size)
+    bound = loss_bound(num_classes)
+    return replace(task, name=name + net.suffix + suffix, data=data, loss_bound=bound)
 
 
 @cache
@@ -92,11 +94,9 @@ def _task(
         convolutions = [(3, 3, width, width)] * net.depth
         return [(3, 3, image[2], width), *convolutions, (width, num_classes)]
 
-    specs = network_specs(net, shapes)
+    init, specs = partial(init_network, net, shapes), network_specs(net, shapes)
 
-    def loss(
-        params: Params, batch: Examples, key: PRNGKey
-    ) -> tuple[Array, dict[str, Array]]:
+    def loss(params: Params, batch: Examples, key: PRNGKey) -> Measured:
         del key
         x_BxD, y_B = batch
         h_CxHxWxB = jnp.moveaxis(x_BxD.T.reshape(*image, -1), 2, 0)
@@ -108,10 +108,4 @@ def _task(
         logits_KxB = apply_dense(net, specs, {output: params[output]}, h_CxB)
         return cross_entropy(logits_KxB, y_B)
 
-    return task_on_examples(
-        partial(init_network, net, shapes),
-        loss,
-        specs=specs,
-        batch_size=batch_size,
-        loss_bound=loss_bound(num_classes),
-    )
+    return task_on_examples(init, loss, specs=specs, batch_size=batch_size)

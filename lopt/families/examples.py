@@ -1,7 +1,7 @@
 """Tasks whose data are a dataset's splits, and the options that vary such data."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import jax.numpy as jnp
@@ -9,9 +9,11 @@ import jax.numpy as jnp
 from lopt.base import Array, Batch, Data, ModelState, Params, PRNGKey, Specs, Split, Task
 from lopt.config import BrokenRule
 from lopt.data import Examples, dataset, sample_batch
-from lopt.families.checks import check_integers, check_numbers
+from lopt.families.checks import check_integers, check_numbers, check_positive
 
 Splits = dict[Split, Examples]
+Measured = tuple[Array, dict[str, Array]]
+"""A loss [] and metrics, a dict of scalars."""
 KINDS = {"classes": jnp.integer, "targets": jnp.floating}
 """What the second half of an example is."""
 
@@ -44,9 +46,7 @@ def load(
         check_integers(1, most=len(inputs), num_examples=num_examples)
     rule = "be a number of at least 0 and below 1"
     check_numbers(lambda v: 0 <= v < 1, rule, label_noise=label_noise)
-    check_numbers(
-        lambda v: 0 < v < math.inf, "be a positive number", input_scale=input_scale
-    )
+    check_positive(input_scale=input_scale)
     check_numbers(
         lambda v: -math.inf < v < math.inf,
         "be a finite number",
@@ -69,22 +69,25 @@ def load(
     return data, suffix + (f"-data-{data_seed}" if data_seed else "")
 
 
+def guess_bound(values: Iterable[Array]) -> float:
+    """1.5 times the squared error of a guess at zero, where that is largest."""
+    return 1.5 * max(float(jnp.mean(split**2)) for split in values)
+
+
 def task_on_examples(
     init: Callable[[PRNGKey], Params],
-    loss: Callable[[Params, Examples, PRNGKey], tuple[Array, dict[str, Array]]],
+    loss: Callable[[Params, Examples, PRNGKey], Measured],
     *,
     specs: Specs,
     batch_size: int,
-    loss_bound: float,
 ) -> Task:
-    """A task without its name and data, on minibatches and whole splits.
+    """A task on minibatches and whole splits, without its name, data and bound.
 
     Args:
       init: `key -> params`.
       loss: `(params, examples, key) -> (loss [], metrics)`.
       specs: of the parameters.
       batch_size: examples of a minibatch, drawn with replacement.
-      loss_bound: as in `Task`.
     """
 
     def init_fn(key: PRNGKey, data: Data) -> tuple[Params, ModelState]:
@@ -105,7 +108,7 @@ def task_on_examples(
         name="",
         data=None,
         specs=specs,
-        loss_bound=loss_bound,
+        loss_bound=math.inf,
         init=init_fn,
         batch=batch_fn,
         eval_batch=eval_batch_fn,

@@ -6,13 +6,13 @@ from functools import cache, partial
 import jax
 
 from lopt import mup
-from lopt.base import Array, Params, PRNGKey, Task
+from lopt.base import Params, PRNGKey, Task
 from lopt.config import BrokenRule
 from lopt.data import Examples
 from lopt.families.checks import check_choices, check_integers
 from lopt.families.classification import count_classes, cross_entropy, loss_bound
 from lopt.families.dense import apply_dense, dense_shapes
-from lopt.families.examples import load, task_on_examples
+from lopt.families.examples import Measured, load, task_on_examples
 from lopt.families.network import Network, init_network, network_specs
 
 
@@ -83,28 +83,21 @@ def mlp(
     name += net.suffix + ("-inferred" if specs == "inferred" else "")
     ends = data["train"][0].shape[1], count_classes(data)
     task = _task(net, ends, batch_size, specs)
-    return replace(task, name=name + suffix, data=data)
+    bound = loss_bound(ends[1])
+    return replace(task, name=name + suffix, data=data, loss_bound=bound)
 
 
 @cache
 def _task(net: Network, ends: tuple[int, int], batch_size: int, specs: str) -> Task:
-    """The task without its name and data: the same functions for the same net."""
+    """The same functions for the same network."""
     init = partial(init_network, net, dense_shapes(net, ends))
     known = network_specs(net, dense_shapes(net, ends))
     if specs == "inferred":
         known = mup.infer_specs(jax.eval_shape(init, jax.random.key(0)))
 
-    def loss(
-        params: Params, batch: Examples, key: PRNGKey
-    ) -> tuple[Array, dict[str, Array]]:
+    def loss(params: Params, batch: Examples, key: PRNGKey) -> Measured:
         del key
         x_BxD, y_B = batch
         return cross_entropy(apply_dense(net, known, params, x_BxD.T), y_B)
 
-    return task_on_examples(
-        init,
-        loss,
-        specs=known,
-        batch_size=batch_size,
-        loss_bound=loss_bound(ends[1]),
-    )
+    return task_on_examples(init, loss, specs=known, batch_size=batch_size)
