@@ -2,27 +2,23 @@
 
     e_t = E[x_t],    h_t = cell(W e_t + b, U h_{t-1}),    logits_t = f W_logits h_t
 
-from h_0 = 0; several layers lie on each other, e_t being the h_t of the one below. With
-a = W e + b and c = U h in as many parts as the cell has gates, σ being the logistic
-function,
+from h_0 = 0; of several layers, each reads the states of the one below for e_t. With
+a = W e + b and c = U h cut into gates, and σ the logistic function,
 
-    LSTM:  s' = σ(a_f + c_f) s + σ(a_i + c_i) tanh(a_g + c_g),   h' = σ(a_o + c_o) tanh s'
-    GRU:   h' = z h + (1 - z) tanh(a_n + r c_n),   z = σ(a_z + c_z),   r = σ(a_r + c_r)
+    GRU:   h' = z h + (1 - z) tanh(a_n + r c_n),   r, z = σ(a + c)
+    LSTM:  h' = o tanh s',   s' = f s + i tanh(a_g + c_g),   i, f, o = σ(a + c)
 
-A layer's gates are one tensor: `input`, W, and `recurrent`, U, are [D, 4 D] of an LSTM,
-its gates i, f, g, o, and [D, 3 D] of a GRU, r, z, n; to their specs each is one hidden
-matrix that grows with the width on both sides. Both count as one layer in the row.
+All gates of a layer are one tensor: `input`, W, and `recurrent`, U, are [D, 3 D] of a
+GRU, gates r, z, n, and [D, 4 D] of an LSTM, gates i, f, g, o. To their specs each is one
+hidden matrix that grows with the width on both sides; both have their layer's depth.
 
-Shapes in names: B windows, T bytes of each, N = BT, C classes, D width, G all gates.
+Shapes in names: B windows, T bytes of each, N = TB, C classes, D width, G all gates.
 
 References:
-  Hochreiter and Schmidhuber, Long short-term memory, 1997; the forget gate's bias starts
-  at 1 as of Jozefowicz et al., An empirical exploration of recurrent network
-  architectures, 2015.
   Cho et al., arXiv 1406.1078, 2014: the GRU; r gates the product, as cuDNN has it.
+  Hochreiter and Schmidhuber, Long short-term memory, 1997; f's bias starts at 1 as of
+  Jozefowicz et al., An empirical exploration of recurrent network architectures, 2015.
 """
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +27,7 @@ from lopt import mup
 from lopt.base import Array, Params, PRNGKey, Task
 from lopt.corpus import NUM_CLASSES
 from lopt.families.checks import check_choices
+from lopt.families.layers import preactivation
 from lopt.families.text import TextNet, draw_layers, text_task
 
 
@@ -51,8 +48,8 @@ def recurrent(
     Args:
       dataset: a name in `lopt.corpus.CORPORA`.
       cell: "gru" or "lstm".
-      width: of the state.
-      depth: number of recurrent layers.
+      width: units of each layer.
+      depth: number of layers.
       sequence_length: and all that follow: as of `transformer`.
 
     Raises:
@@ -68,26 +65,23 @@ def recurrent(
         form=form,
         base_width=base_width,
     )
-    return text_task(cell, net, init, products, dataset=dataset, data_seed=data_seed)
+    return text_task(cell, net, init, logits, dataset=dataset, data_seed=data_seed)
 
 
 def _gru(state: tuple[Array, ...], a_GxB: Array, c_GxB: Array) -> tuple[Array, ...]:
-    (h_DxB,) = state
     (a_r, a_z, a_n), (c_r, c_z, c_n) = jnp.split(a_GxB, 3), jnp.split(c_GxB, 3)
     r, z = jax.nn.sigmoid(a_r + c_r), jax.nn.sigmoid(a_z + c_z)
-    return (z * h_DxB + (1 - z) * jnp.tanh(a_n + r * c_n),)
+    return (z * state[0] + (1 - z) * jnp.tanh(a_n + r * c_n),)
 
 
 def _lstm(state: tuple[Array, ...], a_GxB: Array, c_GxB: Array) -> tuple[Array, ...]:
-    _, s_DxB = state
     i, f, g, o = jnp.split(a_GxB + c_GxB, 4)
-    s_DxB = jax.nn.sigmoid(f) * s_DxB + jax.nn.sigmoid(i) * jnp.tanh(g)
+    s_DxB = jax.nn.sigmoid(f) * state[1] + jax.nn.sigmoid(i) * jnp.tanh(g)
     return jax.nn.sigmoid(o) * jnp.tanh(s_DxB), s_DxB
 
 
-CELLS: dict[str, tuple[Callable, int, int]] = {"gru": (_gru, 3, 1), "lstm": (_lstm, 4, 2)}
-"""The next state, h first, from one and the gates' two halves; how many gates there are,
-and how many arrays [D, B] make a state."""
+CELLS = {"gru": (_gru, 3, 1), "lstm": (_lstm, 4, 2)}
+"""The next state, h first, from one, a and c; how many gates and arrays of state."""
 
 
 def init(net: TextNet, key: PRNGKey, width: int) -> Params:
@@ -103,25 +97,23 @@ def init(net: TextNet, key: PRNGKey, width: int) -> Params:
     return params
 
 
-def products(net: TextNet, params: Params, x_BxT: Array) -> list[Array]:
-    """What each matrix makes of its inputs, layer by layer; last the logits [C, N]."""
+def logits(net: TextNet, params: Params, x_BxT: Array) -> Array:
+    """Of the byte after each, [C, N]."""
     first, *layers, last = (params[name] for name in sorted(params))
     cell, _, num_arrays = CELLS[net.kind]
     start = (jnp.zeros((net.width, len(x_BxT))),) * num_arrays
     x_CxN = jax.nn.one_hot(x_BxT.T.reshape(-1), NUM_CLASSES, axis=0)
-    h_DxN = first["bytes"].T @ x_CxN
-    found = [h_DxN]
+    h_DxN = preactivation(first["bytes"].T @ x_CxN)
     for layer in layers:
 
         def step(state, a_GxB, layer=layer):
-            c_GxB = layer["recurrent"].T @ state[0]
-            state = cell(state, a_GxB, c_GxB)
-            return state, (state[0], c_GxB)
+            state = cell(state, a_GxB, layer["recurrent"].T @ state[0])
+            return state, state[0]
 
-        a_GxN = layer["input"].T @ h_DxN + layer["bias"][:, None]
-        a_TxGxB = jnp.moveaxis(a_GxN.reshape(len(a_GxN), *x_BxT.T.shape), 1, 0)
-        _, (h_TxDxB, c_TxGxB) = jax.lax.scan(step, start, a_TxGxB)
-        h_DxN = jnp.moveaxis(h_TxDxB, 0, 1).reshape(net.width, -1)
-        found += [a_GxN, c_TxGxB]
-    h_DxN = jnp.moveaxis(h_TxDxB, 0, -1).reshape(net.width, -1)
-    return [*found, last["logits"].T @ h_DxN]
+        a_GxN = preactivation(layer["input"].T @ h_DxN + layer["bias"][:, None])
+        a_GxTxB = a_GxN.reshape(-1, *x_BxT.T.shape)
+        _, h_TxDxB = jax.lax.scan(step, start, jnp.moveaxis(a_GxTxB, 1, 0))
+        h_DxTxB = jnp.moveaxis(h_TxDxB, 0, 1)
+        h_DxN = preactivation(h_DxTxB.reshape(net.width, -1))
+    h_DxN = h_DxTxB.swapaxes(1, 2).reshape(net.width, -1)
+    return preactivation(net.forward * last["logits"].T @ h_DxN)

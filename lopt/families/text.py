@@ -17,7 +17,7 @@ from lopt.base import Array, Data, Params, PRNGKey, Role, Split, Task
 from lopt.corpus import BLOCK, NUM_CLASSES, corpus, fixed_windows, sample_windows
 from lopt.families.checks import check_choices, check_integers
 from lopt.families.classification import cross_entropy, loss_bound
-from lopt.families.examples import task_on_examples
+from lopt.families.examples import Measured, task_on_examples
 from lopt.families.layers import draw_weights, layer_names, layer_specs
 
 EVAL_WINDOWS = 64
@@ -65,12 +65,16 @@ class TextNet:
         check_integers(1, most=BLOCK - 1, sequence_length=self.sequence_length)
         check_choices(mup.FORMS, form=self.form)
 
+    @property
+    def forward(self) -> float:
+        """f, what the output weights' product is multiplied by."""
+        return self.base_width / self.width if self.form == "mup" else 1.0
+
 
 InitFn = Callable[[TextNet, PRNGKey, int], Params]
 """`(net, key, width) -> params`, a dict of layers; the width need not be the net's."""
-ProductsFn = Callable[[TextNet, Params, Array], list[Array]]
-"""`(net, params, x_BxT)` to what the matrices make of their inputs; last the logits
-[C, N] of the byte after each, without their `forward`."""
+LogitsFn = Callable[[TextNet, Params, Array], Array]
+"""`(net, params, x_BxT) -> logits_CxN`, of the byte after each."""
 
 
 def draw_layers(key: PRNGKey, shapes: Sequence[dict[str, tuple[int, ...]]]) -> Params:
@@ -94,7 +98,7 @@ def text_task(
     family: str,
     net: TextNet,
     init: InitFn,
-    products: ProductsFn,
+    logits: LogitsFn,
     *,
     dataset: str,
     data_seed: int,
@@ -107,7 +111,7 @@ def text_task(
       family: its name.
       net: its options.
       init: an `InitFn`.
-      products: a `ProductsFn`.
+      logits: a `LogitsFn`.
       dataset: a name in `lopt.corpus.CORPORA`.
       data_seed: of the splits but test.
 
@@ -119,11 +123,11 @@ def text_task(
     name += "-plain" if net.form == "plain" else ""
     name += f"-data-{data_seed}" if data_seed else ""
     data = corpus(dataset, seed=data_seed)
-    return replace(_task(net, init, products), name=name, data=data)
+    return replace(_task(net, init, logits), name=name, data=data)
 
 
 @cache
-def _task(net: TextNet, init: InitFn, products: ProductsFn) -> Task:
+def _task(net: TextNet, init: InitFn, logits: LogitsFn) -> Task:
     """The task without its name and data."""
     key, length = jax.random.key(0), net.sequence_length + 1
     shapes = jax.eval_shape(partial(init, net, width=net.width), key)
@@ -139,11 +143,10 @@ def _task(net: TextNet, init: InitFn, products: ProductsFn) -> Task:
         form=net.form,
     )
 
-    def loss(params: Params, windows: Array, key: PRNGKey):
+    def loss(params: Params, windows: Array, key: PRNGKey) -> Measured:
         del key
         x_BxT, y_N = windows[:, :-1], windows[:, 1:].reshape(-1)
-        logits_CxN = forward * products(net, params, x_BxT)[-1]
-        value, metrics = cross_entropy(logits_CxN, y_N)
+        value, metrics = cross_entropy(logits(net, params, x_BxT), y_N)
         return value, metrics | {"bits_per_byte": value / math.log(2)}
 
     def batch(key: PRNGKey, data: Data, split: Split) -> Array:
@@ -152,13 +155,6 @@ def _task(net: TextNet, init: InitFn, products: ProductsFn) -> Task:
     def eval_batch(data: Data, split: Split) -> Array:
         return fixed_windows(data[split], EVAL_WINDOWS, length)
 
-    *_, last = specs.values()
-    forward = last["logits"].forward
-    task = task_on_examples(
-        partial(init, net, width=net.width),
-        loss,
-        specs=specs,
-        batch_size=net.batch_size,
-        loss_bound=loss_bound(NUM_CLASSES),
-    )
-    return replace(task, batch=batch, eval_batch=eval_batch)
+    start, bound = partial(init, net, width=net.width), loss_bound(NUM_CLASSES)
+    task = task_on_examples(start, loss, specs=specs, batch_size=net.batch_size)
+    return replace(task, batch=batch, eval_batch=eval_batch, loss_bound=bound)

@@ -27,6 +27,7 @@ from lopt.config import BrokenRule
 from lopt.corpus import NUM_CLASSES
 from lopt.families.attention import causal_attention, rms_norm
 from lopt.families.checks import check_integers
+from lopt.families.layers import preactivation
 from lopt.families.text import TextNet, draw_layers, text_task
 
 
@@ -72,9 +73,8 @@ def transformer(
     for option, value in {"width": width, "base_width": base_width}.items():
         if value % num_heads:
             raise BrokenRule(option, f"be a multiple of `num_heads`, {num_heads}", value)
-    return text_task(
-        "transformer", net, init, products, dataset=dataset, data_seed=data_seed
-    )
+    data = {"dataset": dataset, "data_seed": data_seed}
+    return text_task("transformer", net, init, logits, **data)
 
 
 def init(net: TextNet, key: PRNGKey, width: int) -> Params:
@@ -95,28 +95,26 @@ def init(net: TextNet, key: PRNGKey, width: int) -> Params:
     return params
 
 
-def products(net: TextNet, params: Params, x_BxT: Array) -> list[Array]:
-    """What each matrix makes of its inputs, [., N], layer by layer; last the logits."""
+def logits(net: TextNet, params: Params, x_BxT: Array) -> Array:
+    """Of the byte after each, [C, N]."""
     first, *layers, last = (params[name] for name in sorted(params))
-    head = net.width / net.kind
-    scale = head**-0.5
+    scale = (net.width / net.kind) ** -0.5
     if net.form == "mup":
         scale *= math.sqrt(net.base_width / net.width)
     # One-hot, because a gather's gradient is a scatter, which is slow under vmap.
     x_CxN = jax.nn.one_hot(x_BxT.reshape(-1), NUM_CLASSES, axis=0)
-    position_DxN = jnp.tile(first["positions"].T, len(x_BxT))
-    h_DxN = first["bytes"].T @ x_CxN + position_DxN
-    found = [h_DxN]
+    positions_DxN = jnp.tile(first["positions"].T, len(x_BxT))
+    h_DxN = preactivation(first["bytes"].T @ x_CxN + positions_DxN)
     for attend, out, up, down in zip(*[iter(layers)] * 4, strict=True):
         a_DxN = rms_norm(h_DxN, attend["gain"])
-        qkv = [attend[name].T @ a_DxN for name in ("query", "key", "value")]
+        qkv = [
+            preactivation(attend[name].T @ a_DxN) for name in ("query", "key", "value")
+        ]
         mixed_DxN = causal_attention(
             *qkv, num_heads=net.kind, length=net.sequence_length, scale=scale
         )
-        out_DxN = out["out"].T @ mixed_DxN
-        h_DxN += out_DxN
-        up_ExN = up["up"].T @ rms_norm(h_DxN, up["gain"])
-        down_DxN = down["down"].T @ jax.nn.gelu(up_ExN)
-        h_DxN += down_DxN
-        found += [*qkv, out_DxN, up_ExN, down_DxN]
-    return [*found, last["logits"].T @ rms_norm(h_DxN, last["gain"])]
+        h_DxN += preactivation(out["out"].T @ mixed_DxN)
+        up_ExN = preactivation(up["up"].T @ rms_norm(h_DxN, up["gain"]))
+        h_DxN += preactivation(down["down"].T @ jax.nn.gelu(up_ExN))
+    h_DxN = rms_norm(h_DxN, last["gain"])
+    return preactivation(net.forward * last["logits"].T @ h_DxN)
