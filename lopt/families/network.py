@@ -45,7 +45,7 @@ class Network:
       form: "mup" multiplies the output weights' product by base_width / width; "plain"
         does not.
       base_width: the width at which both forms agree.
-      output_init: what the initial weights of layers without activation are multiplied by.
+      output_init: what initial weights are multiplied by where no activation follows.
 
     Raises:
       BrokenRule: an option is out of range.
