@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from family_tools import loss_and_metrics, params_without_zeros
 
 from lopt.errors import ConfigError
 from lopt.families.recurrent import recurrent
@@ -61,9 +62,7 @@ def test_loss_is_that_of_plain_numpy(key, cell, form, forward):
         sequence_length=6,
         batch_size=5,
     )
-    params, _ = task.init(key, task.data)
-    # Nothing may be zero, nor alike for all gates and classes.
-    params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(key, p.shape), params)
+    params = params_without_zeros(task, key)
     windows = np.asarray(task.batch(key, task.data, "train"))
     exact = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
     losses, correct = [], []
@@ -72,15 +71,16 @@ def test_loss_is_that_of_plain_numpy(key, cell, form, forward):
         log_p = logits - np.log(np.sum(np.exp(logits), axis=1, keepdims=True))
         losses.append(-log_p[np.arange(6), window[1:]])
         correct.append(logits.argmax(axis=1) == window[1:])
-    loss, (_, metrics) = task.loss(params, (), jnp.asarray(windows), key)
-    assert float(loss) == pytest.approx(np.mean(losses), rel=1e-5)
-    assert float(metrics["accuracy"]) == pytest.approx(np.mean(correct))
+    loss, metrics = loss_and_metrics(task, params, jnp.asarray(windows), key)
+    assert loss == pytest.approx(np.mean(losses), rel=1e-5)
+    assert metrics["accuracy"] == pytest.approx(np.mean(correct))
 
 
 @pytest.mark.parametrize(("cell", "gates"), [("gru", 3), ("lstm", 4)])
 def test_gates_are_one_tensor(key, cell, gates):
     task = recurrent(cell=cell, width=16, base_width=8)
-    layer, specs = task.init(key, task.data)[0]["layer_1"], task.specs["layer_1"]
+    params, _ = jax.eval_shape(task.init, key, task.data)
+    layer, specs = params["layer_1"], task.specs["layer_1"]
     for name in ("input", "recurrent"):
         assert layer[name].shape == (16, gates * 16)
         assert (specs[name].role, specs[name].in_axes) == ("hidden", (0,))

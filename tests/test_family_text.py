@@ -1,59 +1,23 @@
-"""What all families on text promise: windows, specs, initial losses, learning."""
+"""What families on text have in common: windows, specs, initial weights and losses."""
 
 import math
 
 import coordinate_check
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from family_tools import loss_and_metrics, quick
 
-from lopt.base import SPLITS, ParamSpec
+from lopt.base import SPLITS
 from lopt.corpus import NUM_CLASSES, corpus
 from lopt.errors import ConfigError
 from lopt.families import FAMILIES
-from lopt.optimizers import layerwise
-from lopt.unroll import unroll
 
-VARIANTS = [
-    ("transformer", {}),
-    ("transformer", {"depth": 4, "num_heads": 1, "width": 48, "form": "plain"}),
-    ("transformer", {"width": 64, "dataset": "prose", "sequence_length": 5}),
-    ("recurrent", {}),
-    ("recurrent", {"cell": "lstm", "width": 48, "form": "plain", "depth": 9}),
-    ("recurrent", {"cell": "lstm", "width": 64, "dataset": "code", "batch_size": 3}),
-]
-TINY = {"width": 8, "base_width": 8, "sequence_length": 6, "batch_size": 2, "depth": 1}
-FUNCTIONS = ("init", "batch", "eval_batch", "loss", "specs")
-
-
-@pytest.fixture(params=VARIANTS, ids=str)
-def task(request):
-    family, options = request.param
-    return FAMILIES[family](**options)
-
-
-def test_every_parameter_has_its_spec(task, key):
-    params, state = task.init(key, task.data)
-    assert state == ()
-    assert jax.tree.structure(task.specs) == jax.tree.structure(params)
-    for spec, param in zip(*map(jax.tree.leaves, (task.specs, params)), strict=True):
-        assert isinstance(spec, ParamSpec)
-        assert spec.shape == param.shape
-    depths = [layer["depth"] for layer in map(by_field, task.specs.values())]
-    np.testing.assert_allclose(depths, np.linspace(0, 1, len(params)))
-    assert {spec.num_layers for spec in jax.tree.leaves(task.specs)} == {len(params)}
-
-
-def by_field(layer):
-    """A field of a layer's specs, which must agree on it."""
-    (depth,) = {spec.depth for spec in layer.values()}
-    return {"depth": depth}
+BOTH = pytest.mark.parametrize("family", ["transformer", "recurrent"])
 
 
 @pytest.mark.parametrize(("form", "forward"), [("mup", 0.5), ("plain", 1.0)])
-@pytest.mark.parametrize("family", ["transformer", "recurrent"])
+@BOTH
 def test_roles_and_widths(family, form, forward):
     """Of matrices, all that is not the first or the last grows on both sides."""
     specs = FAMILIES[family](width=64, base_width=32, form=form).specs
@@ -72,22 +36,22 @@ def test_roles_and_widths(family, form, forward):
     assert "bytes" in specs[names[0]] and "logits" in specs[names[-1]]
 
 
-def test_initial_loss_is_that_of_a_guess(task, key):
-    params, state = task.init(key, task.data)
-    for split in SPLITS:
-        batch = task.eval_batch(task.data, split)
-        loss, (new_state, metrics) = task.loss(params, state, batch, key)
-        assert float(loss) == pytest.approx(math.log(97), rel=0.01)
-        assert loss < task.loss_bound == pytest.approx(1.5 * math.log(97))
-        assert new_state == state
-        assert float(metrics["bits_per_byte"]) == pytest.approx(float(loss) / math.log(2))
-        assert 0 <= metrics["accuracy"] < 0.1
+@BOTH
+def test_initial_loss_is_that_of_97_classes(family, key):
+    task = FAMILIES[family](width=64)
+    params, _ = quick(task.init)(key, task.data)
+    batch = task.eval_batch(task.data, "valid")
+    loss, metrics = loss_and_metrics(task, params, batch, key)
+    assert loss == pytest.approx(math.log(97), rel=0.01)
+    assert task.loss_bound == pytest.approx(1.5 * math.log(97))
+    assert metrics["bits_per_byte"] == pytest.approx(loss / math.log(2))
+    assert 0 <= metrics["accuracy"] < 0.1
 
 
 def test_initial_weights(key):
     """Unit variance of what is looked up, 1/fan_in of what is summed over."""
     task = FAMILIES["transformer"](width=256, depth=2)
-    params, _ = task.init(key, task.data)
+    params, _ = quick(task.init)(key, task.data)
     expected = {
         "bytes": 1,
         "query": 1 / 256,
@@ -122,17 +86,12 @@ def test_batches_are_windows_of_the_split_that_is_asked_for(key):
         assert not all(any(w.tobytes() in b for b in others) for w in (*fixed, *drawn))
 
 
-def test_same_options_are_the_same_functions(request):
-    for family, options in VARIANTS:
-        one, other = (FAMILIES[family](**options) for _ in range(2))
-        assert all(getattr(one, name) is getattr(other, name) for name in FUNCTIONS)
-
-
-@pytest.mark.parametrize("family", ["transformer", "recurrent"])
+@BOTH
 def test_prose_and_code_share_one_program(family):
     prose = FAMILIES[family](dataset="prose")
     code = FAMILIES[family](dataset="code", data_seed=3)
-    assert all(getattr(prose, name) is getattr(code, name) for name in FUNCTIONS)
+    for name in ("init", "batch", "eval_batch", "loss", "specs"):
+        assert getattr(prose, name) is getattr(code, name)
     for split in SPLITS:
         assert prose.data[split].shape == code.data[split].shape
         assert not np.array_equal(prose.data[split], code.data[split])
@@ -146,62 +105,15 @@ def test_names():
     assert recurrent(cell="lstm", depth=2, width=8).name == "lstm-lopt-2x8"
 
 
-@pytest.mark.parametrize("family", ["transformer", "recurrent"])
-def test_adam_learns_it(family, key):
-    """300 steps reach 2.7 nats on unseen text (a guess 4.57, each byte alone 3.4)."""
-    task = FAMILIES[family]()
-    adam = optax.adam(1e-2)
-
-    @jax.jit
-    def train(key, data):
-        init_key, run_key = jax.random.split(key)
-        params, state = task.init(init_key, data)
-
-        def step(carry, step_key):
-            params, opt_state = carry
-            batch = task.batch(step_key, data, "train")
-            grads, _ = jax.grad(task.loss, has_aux=True)(params, state, batch, step_key)
-            updates, opt_state = adam.update(grads, opt_state)
-            return (optax.apply_updates(params, updates), opt_state), None
-
-        carry = params, adam.init(params)
-        (params, _), _ = jax.lax.scan(step, carry, jax.random.split(run_key, 300))
-        return task.loss(params, state, task.eval_batch(data, "valid"), key)
-
-    loss, (_, metrics) = train(key, task.data)
-    assert loss < 2.7
-    assert metrics["accuracy"] > 0.27
-
-
-def test_each_byte_alone_is_worth_what_the_docstring_says():
+def test_each_byte_alone_is_worth_3_4_nats():
+    """What test_families asks of 500 steps is less."""
     counts = np.bincount(np.ravel(corpus("lopt")["train"]), minlength=NUM_CLASSES)
     shares = counts / counts.sum()
     windows = np.ravel(FAMILIES["recurrent"]().eval_batch(corpus("lopt"), "valid"))
     assert -np.log(shares[windows]).mean() == pytest.approx(3.4, abs=0.1)
 
 
-@pytest.mark.parametrize("family", ["transformer", "recurrent"])
-def test_layerwise_trains_particles_of_it(family, key):
-    task = FAMILIES[family](**TINY)
-    lopt = layerwise(bases=("adam", "muon"), hidden_sizes=(4,))
-    run = unroll(task, lopt, length=4, min_steps=4, max_steps=8, meta_every=2)
-    theta = lopt.init(key)
-
-    @jax.jit
-    @jax.vmap
-    def losses(key):
-        state = run.init(theta, key, task.data, jnp.asarray(4))
-        reading, state = run.advance(theta, state, key, task.data)
-        return reading.loss, reading.diverged, state.params
-
-    loss, diverged, params = losses(jax.random.split(key, 2))
-    assert not diverged.any()
-    assert (loss < math.log(1.05 * math.log(97))).all() and loss[0] != loss[1]
-    moved = [x[0] != x[1] for x in jax.tree.leaves(params)]
-    assert all(x.any() for x in moved)
-
-
-@pytest.mark.parametrize("family", ["transformer", "recurrent"])
+@BOTH
 def test_one_rate_suits_every_width(family):
     """In both forms, with the specs' multipliers, and not without them."""
     slope = {}
@@ -215,7 +127,7 @@ def test_one_rate_suits_every_width(family):
     assert slope["plain", False].max() > 0.5
 
 
-@pytest.mark.parametrize("family", ["transformer", "recurrent"])
+@BOTH
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from family_tools import loss_and_metrics, params_without_zeros
 
 from lopt.errors import ConfigError
 from lopt.families.transformer import transformer
@@ -64,9 +65,7 @@ def test_loss_is_that_of_plain_numpy(key, num_heads, form, scale, forward):
         sequence_length=6,
         batch_size=5,
     )
-    params, _ = task.init(key, task.data)
-    # Nothing may be zero, nor alike for all classes.
-    params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(key, p.shape), params)
+    params = params_without_zeros(task, key)
     windows = np.asarray(task.batch(key, task.data, "train"))
     exact = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
     losses, correct = [], []
@@ -77,27 +76,28 @@ def test_loss_is_that_of_plain_numpy(key, num_heads, form, scale, forward):
         log_p = logits - np.log(np.sum(np.exp(logits), axis=1, keepdims=True))
         losses.append(-log_p[np.arange(6), window[1:]])
         correct.append(logits.argmax(axis=1) == window[1:])
-    loss, (_, metrics) = task.loss(params, (), jnp.asarray(windows), key)
-    assert float(loss) == pytest.approx(np.mean(losses), rel=1e-5)
-    assert float(metrics["accuracy"]) == pytest.approx(np.mean(correct))
+    loss, metrics = loss_and_metrics(task, params, jnp.asarray(windows), key)
+    assert loss == pytest.approx(np.mean(losses), rel=1e-5)
+    assert metrics["accuracy"] == pytest.approx(np.mean(correct))
 
 
 def test_both_forms_agree_at_the_base_width(key):
     losses = []
     for form in ("mup", "plain"):
         task = transformer(width=8, base_width=8, sequence_length=4, form=form)
-        params, _ = task.init(key, task.data)
+        params = params_without_zeros(task, key)
         batch = task.batch(key, task.data, "train")
-        losses.append(float(task.loss(params, (), batch, key)[0]))
+        losses.append(loss_and_metrics(task, params, batch, key)[0])
     assert losses[0] == losses[1]
 
 
 def test_layers_are_counted_four_to_a_block(key):
     task = transformer(depth=3, width=8, base_width=8)
-    params, _ = task.init(key, task.data)
+    params, _ = jax.eval_shape(task.init, key, task.data)
     assert sorted(params) == [f"layer_{i:02}" for i in range(14)]
     assert set(params["layer_09"]) == {"gain", "query", "key", "value"}
     assert task.specs["layer_10"]["out"].depth == 10 / 13
+    assert task.specs["layer_10"]["out"].num_layers == 14
 
 
 @pytest.mark.parametrize(
