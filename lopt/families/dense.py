@@ -8,6 +8,7 @@ from itertools import pairwise
 from lopt.base import Array, Params, Specs
 from lopt.families.layers import preactivation
 from lopt.families.network import Network, Shapes, activate
+from lopt.products import product
 
 
 def dense_shapes(net: Network, *ends: tuple[int, int]) -> Shapes:
@@ -27,6 +28,6 @@ def apply_dense(net: Network, specs: Specs, layers: Params, x_DxB: Array) -> Arr
     *hidden, output = sorted(layers)
     h_DxB = x_DxB
     for name in hidden:
-        h_DxB = activate(net, layers[name], layers[name]["w"].T @ h_DxB)
-    y_DxB = specs[output]["w"].forward * (layers[output]["w"].T @ h_DxB)
+        h_DxB = activate(net, layers[name], product(layers[name]["w"], h_DxB))
+    y_DxB = specs[output]["w"].forward * product(layers[output]["w"], h_DxB)
     return preactivation(y_DxB + layers[output]["b"][:, None])
