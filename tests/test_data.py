@@ -45,7 +45,7 @@ def test_targets_are_standardized_by_the_train_split_alone(name):
     y = np.asarray(splits["train"][1], np.float64)
     np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-6)
     np.testing.assert_allclose((y**2).mean(axis=0), 1, rtol=1e-5)
-    indices = data._split(raw.group, 0)
+    indices = data.split_indices(raw.group, 0)
     mean, scale = raw.y[indices[0]].mean(axis=0), raw.y[indices[0]].std(axis=0)
     for split, i in zip(SPLITS, indices, strict=True):
         found = mean + scale * np.asarray(splits[split][1])
