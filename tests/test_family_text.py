@@ -16,22 +16,24 @@ from lopt.families import FAMILIES
 BOTH = pytest.mark.parametrize("family", ["transformer", "recurrent"])
 
 
-@pytest.mark.parametrize(("form", "forward"), [("mup", 0.5), ("plain", 1.0)])
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("form", ["mup", "plain"])
 @BOTH
-def test_roles_and_widths(family, form, forward):
+def test_roles_and_widths(family, form, n):
     """Of matrices, all that is not the first or the last grows on both sides."""
-    specs = FAMILIES[family](width=64, base_width=32, form=form).specs
+    specs = FAMILIES[family](width=32 * n, base_width=32, form=form).specs
+    forward = 1 / n if form == "mup" else 1
     names = sorted(specs)
     for layer in names:
         for name, spec in specs[layer].items():
             found = spec.role, spec.width_in, spec.width_out, spec.forward
             expected = {
-                "bytes": ("embedding", 1, 2, 1),
-                "positions": ("embedding", 1, 2, 1),
-                "gain": ("norm", 1, 2, 1),
-                "bias": ("bias", 1, 2, 1),
-                "logits": ("output", 2, 1, forward),
-            }.get(name, ("hidden", 2, 2, 1))
+                "bytes": ("embedding", 1, n, 1),
+                "positions": ("embedding", 1, n, 1),
+                "gain": ("norm", 1, n, 1),
+                "bias": ("bias", 1, n, 1),
+                "logits": ("output", n, 1, forward),
+            }.get(name, ("hidden", n, n, 1))
             assert found == expected, (layer, name)
     assert "bytes" in specs[names[0]] and "logits" in specs[names[-1]]
 
@@ -95,6 +97,14 @@ def test_prose_and_code_share_one_program(family):
     for split in SPLITS:
         assert prose.data[split].shape == code.data[split].shape
         assert not np.array_equal(prose.data[split], code.data[split])
+
+
+def test_a_data_seed_redraws_all_splits_but_test():
+    data = FAMILIES["recurrent"](data_seed=5).data
+    for split in SPLITS:
+        first = {row.tobytes() for row in np.asarray(corpus("lopt")[split])}
+        redrawn = {row.tobytes() for row in np.asarray(data[split])}
+        assert (redrawn == first) == (split == "test")
 
 
 def test_names():

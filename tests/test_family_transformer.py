@@ -50,7 +50,6 @@ def numpy_logits(params, window, *, num_heads, scale, forward):
 @pytest.mark.parametrize(
     ("num_heads", "form", "scale", "forward"),
     [
-        (2, "mup", math.sqrt(4) / 8, 0.5),
         (4, "mup", math.sqrt(2) / 4, 0.5),
         (2, "plain", 1 / math.sqrt(8), 1.0),
     ],
