@@ -129,15 +129,18 @@ def text_task(
 @cache
 def _task(net: TextNet, init: InitFn, logits: LogitsFn) -> Task:
     """The task without its name and data."""
-    key, length = jax.random.key(0), net.sequence_length + 1
-    shapes = jax.eval_shape(partial(init, net, width=net.width), key)
+    length = net.sequence_length + 1
+
+    def start(key: PRNGKey) -> Params:
+        return init(net, key, net.width)
+
     specs = layer_specs(
         partial(init, net),
         width=net.width,
         base_width=net.base_width,
         roles={
             f"{layer}/{tensor}": ROLES[tensor]
-            for layer, tensors in shapes.items()
+            for layer, tensors in jax.eval_shape(start, jax.random.key(0)).items()
             for tensor in tensors.keys() & ROLES
         },
         form=net.form,
@@ -155,6 +158,6 @@ def _task(net: TextNet, init: InitFn, logits: LogitsFn) -> Task:
     def eval_batch(data: Data, split: Split) -> Array:
         return fixed_windows(data[split], EVAL_WINDOWS, length)
 
-    start, bound = partial(init, net, width=net.width), loss_bound(NUM_CLASSES)
     task = task_on_examples(start, loss, specs=specs, batch_size=net.batch_size)
+    bound = loss_bound(NUM_CLASSES)
     return replace(task, batch=batch, eval_batch=eval_batch, loss_bound=bound)
