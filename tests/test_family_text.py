@@ -2,7 +2,6 @@
 
 import math
 
-import coordinate_check
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -121,26 +120,6 @@ def test_each_byte_alone_is_worth_3_4_nats():
     shares = counts / counts.sum()
     windows = np.ravel(FAMILIES["recurrent"]().eval_batch(corpus("lopt"), "valid"))
     assert -np.log(shares[windows]).mean() == pytest.approx(3.4, abs=0.1)
-
-
-@BOTH
-def test_one_rate_suits_every_width(family):
-    """In both forms, with the specs' multipliers, and not without them."""
-
-    def change(form, multipliers, multiple):
-        options = {"family": family, "cases": ("adam",), "multiples": (multiple,)}
-        return coordinate_check.changes(form, multipliers, seeds=2, **options)["adam"]
-
-    base = change("plain", False, 1)  # at the base width all are one
-    slope = {
-        setting: coordinate_check.slopes(
-            (1, 4), np.concatenate([base, change(*setting, 4)])
-        )
-        for setting in coordinate_check.SETTINGS
-    }
-    assert np.abs(slope["mup", True]).max() < 0.15
-    assert np.abs(slope["plain", True]).max() < 0.15
-    assert slope["plain", False].max() > 0.5
 
 
 @BOTH
