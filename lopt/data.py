@@ -16,21 +16,27 @@ patches, two by two and in both photographs, go to one split.
 of dense layers the same task from other initial weights, for one that knows of neighbors
 another. `digits-regrouped` asks whether a digit is odd and whether it is at least 5:
 four classes, each of two or three shapes.
+
+An image lies row by row, and in a pixel color by color: a row of inputs is an array of
+shape `image_shape`. `diabetes` and `linnerud` are tables with targets instead of classes,
+standardized one by one by the train split, too, so that a guess at the mean has a mean
+squared error of about 1 there.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import jax.numpy as jnp
 import numpy as np
 
 from lopt import prng
 from lopt.base import SPLITS, Array, PRNGKey, Split
+from lopt.config import BrokenRule
 from lopt.errors import unknown_name
 
 Examples = tuple[Array, Array]
-"""Inputs [N, D] float32 and labels [N] int32."""
+"""Inputs [N, D] float32, and labels [N] int32 or targets [N, K] float32."""
 
 FRACTIONS = (0.55, 0.15, 0.15, 0.15)
 MAX_SIZES = (2000, 400, 400, 400)
@@ -45,20 +51,20 @@ class _Raw:
     """A dataset before it is split."""
 
     x: np.ndarray  # [N, D]
-    y: np.ndarray  # [N], classes 0, 1, ...
+    y: np.ndarray  # [N], classes 0, 1, ..., or [N, K], targets
     group: np.ndarray  # [N], examples of one group stay in one split
-    is_image: bool  # one scale for all inputs; otherwise one for each
+    image: tuple[int, int, int] | None  # [height, width, colors]; None: a table
 
 
-def _table(load: Callable, *, is_image: bool = False) -> _Raw:
+def _table(load: Callable, *, image: tuple[int, int, int] | None = None) -> _Raw:
     x, y = load(return_X_y=True)
-    return _Raw(x, y, np.arange(len(y)), is_image)
+    return _Raw(x, y, np.arange(len(y)), image)
 
 
 def _digits() -> _Raw:
     from sklearn.datasets import load_digits
 
-    return _table(load_digits, is_image=True)
+    return _table(load_digits, image=(8, 8, 1))
 
 
 def _digits_permuted() -> _Raw:
@@ -103,7 +109,21 @@ def _patches() -> _Raw:
         xs.append(tiles.reshape(rows * columns, -1))
         ys.append(3 * photo + 3 * row // rows)
         groups.append(column // _BLOCK)
-    return _Raw(np.concatenate(xs), np.concatenate(ys), np.concatenate(groups), True)
+    side = _PATCH // 2
+    return _Raw(*map(np.concatenate, (xs, ys, groups)), image=(side, side, 3))
+
+
+def _diabetes() -> _Raw:
+    from sklearn.datasets import load_diabetes
+
+    raw = _table(load_diabetes)
+    return replace(raw, y=raw.y[:, None])
+
+
+def _linnerud() -> _Raw:
+    from sklearn.datasets import load_linnerud
+
+    return _table(load_linnerud)
 
 
 DATASETS: dict[str, Callable[[], _Raw]] = {
@@ -114,6 +134,8 @@ DATASETS: dict[str, Callable[[], _Raw]] = {
     "breast_cancer": _breast_cancer,
     "wine": _wine,
     "iris": _iris,
+    "diabetes": _diabetes,
+    "linnerud": _linnerud,
 }
 
 
@@ -126,14 +148,14 @@ def dataset(
     input_offset: float = 0.0,
     seed: int = 0,
 ) -> dict[Split, Examples]:
-    """The four splits of a dataset, each `(x [N, D] float32, y [N] int32)`.
+    """The four splits of a dataset, each of examples.
 
     Args:
       name: a key of `DATASETS`.
       num_examples: of the train split, drawn from it; None: all. A smaller number's
         examples are among a larger one's.
       label_noise: fraction of the train split's labels that are replaced, each by one of
-        the other classes; the other splits stay clean.
+        the other classes; the other splits stay clean. Not of targets.
       input_scale: s in s (x + input_offset), the inputs of every split.
       input_offset: what is added to every input, in units of their RMS.
       seed: of what is drawn, and of which examples are in the train, the meta and the
@@ -164,9 +186,10 @@ def _varied(
     order = random.permutation(len(y))
     if num_examples is not None:
         x, y = x[order[:num_examples]], y[order[:num_examples]]
-    wrong = random.permutation(len(y))[: round(label_noise * len(y))]
-    shifts = random.randint(1, num_classes, size=len(wrong))
-    y = y.at[wrong].set((y[wrong] + shifts) % num_classes)
+    if label_noise:
+        wrong = random.permutation(len(y))[: round(label_noise * len(y))]
+        shifts = random.randint(1, num_classes, size=len(wrong))
+        y = y.at[wrong].set((y[wrong] + shifts) % num_classes)
     splits["train"] = x, y
     if (input_scale, input_offset) != (1.0, 0.0):
         for split, (x, y) in splits.items():
@@ -177,19 +200,41 @@ def _varied(
 @lru_cache
 def _dataset(name: str, seed: int) -> dict[Split, Examples]:
     raw = DATASETS[name]()
-    indices = _split(raw.group, seed)
-    train = raw.x[indices[0]]
-    mean = train.mean(axis=0)
+    indices = split_indices(raw.group, seed)
     # A pixel that is almost always blank would explode if it had a scale of its own.
-    scale = np.sqrt(((train - mean) ** 2).mean(axis=None if raw.is_image else 0))
-    x = (raw.x - mean) / scale
+    x = _standardized(raw.x, indices[0], axis=None if raw.image else 0)
+    has_classes = np.issubdtype(raw.y.dtype, np.integer)
+    y = raw.y if has_classes else _standardized(raw.y, indices[0], axis=0)
+    kind = jnp.int32 if has_classes else jnp.float32
     return {
-        split: (jnp.asarray(x[i], jnp.float32), jnp.asarray(raw.y[i], jnp.int32))
+        split: (jnp.asarray(x[i], jnp.float32), jnp.asarray(y[i], kind))
         for split, i in zip(SPLITS, indices, strict=True)
     }
 
 
-def _split(group: np.ndarray, seed: int) -> list[np.ndarray]:
+def _standardized(values: np.ndarray, train: np.ndarray, *, axis: int | None):
+    """Columns, centered and brought to unit RMS, each or all, by the rows in `train`."""
+    mean = values[train].mean(axis=0)
+    scale = np.sqrt(((values[train] - mean) ** 2).mean(axis=axis))
+    return (values - mean) / scale
+
+
+@cache
+def image_shape(name: str) -> tuple[int, int, int]:
+    """Height, width and colors of a dataset's images.
+
+    Raises:
+      ConfigError: no dataset has this name, or it is not one of images.
+    """
+    if name not in DATASETS:
+        raise unknown_name("dataset", name, DATASETS)
+    image = DATASETS[name]().image
+    if image is None:
+        raise BrokenRule("dataset", "be one of images", name)
+    return image
+
+
+def split_indices(group: np.ndarray, seed: int) -> list[np.ndarray]:
     """Indices of the examples of each split; groups are shuffled, and stay whole.
 
     The seed decides on all splits but the last.
@@ -210,7 +255,7 @@ def _split(group: np.ndarray, seed: int) -> list[np.ndarray]:
 
 
 def sample_batch(key: PRNGKey, examples: Examples, batch_size: int) -> Examples:
-    """A minibatch, drawn uniformly with replacement: `(x [B, D], y [B])`."""
+    """A minibatch, drawn uniformly with replacement: `(x [B, D], y [B, ...])`."""
     x_NxD, y_N = examples
     # Bits modulo N: uniform to within N / 2³².
     index_B = prng.bits(key, batch_size) % jnp.uint32(y_N.shape[0])

@@ -15,7 +15,7 @@ LAYERS = (
     {"base", "compiling", "errors"},
     {"config", "numerics", "prng"},
     {"data", "features", "mup", "packing"},
-    {"bases", "factories", "files"},
+    {"bases", "corpus", "factories", "files"},
     {"families", "guard", "optimizers", "options", "unroll"},
     {"estimators", "outer", "suites", "weights"},
     {"checkpoint", "groups", "own_task"},

@@ -1,0 +1,111 @@
+"""Convolutional networks that classify small images.
+
+A stem and `depth` more 3x3 convolutions of `width` channels, padded by one pixel of
+zeros; the stem moves by `stride` pixels. The mean over all pixels goes to the output.
+
+Shapes in names: C channels, H by W pixels, B examples of a batch, D inputs.
+"""
+
+from dataclasses import replace
+from functools import cache, partial
+
+import jax.numpy as jnp
+
+from lopt import mup
+from lopt.base import Params, PRNGKey, Task
+from lopt.data import Examples, image_shape
+from lopt.families.checks import check_integers
+from lopt.families.classification import count_classes, cross_entropy, loss_bound
+from lopt.families.convolution import convolve
+from lopt.families.dense import apply_dense
+from lopt.families.examples import Measured, load, task_on_examples
+from lopt.families.network import Network, activate, init_network, network_specs
+
+Image = tuple[int, int, int]
+
+
+def convnet(
+    *,
+    dataset: str = "digits",
+    width: int = 16,
+    depth: int = 2,
+    stride: int = 2,
+    batch_size: int = 32,
+    activation: str = "relu",
+    normalization: str = "none",
+    init: str = "lecun",
+    form: mup.Form = "mup",
+    base_width: int = 16,
+    output_init: float = 0.1,
+    num_examples: int | None = None,
+    label_noise: float = 0.0,
+    input_scale: float = 1.0,
+    input_offset: float = 0.0,
+    data_seed: int = 0,
+) -> Task:
+    """A convolutional classifier of images; metrics: `accuracy`.
+
+    Args:
+      dataset: a name in `lopt.data.DATASETS`, of images.
+      width: channels.
+      depth: convolutions after the stem.
+      stride: of the stem, in pixels.
+      batch_size: examples of a minibatch, drawn with replacement.
+      activation: and all from here to `output_init`: see `lopt.families.network.Network`;
+        "layer" normalizes over the channels of a pixel.
+      num_examples: and all that follow: as of `mlp`.
+
+    Raises:
+      ConfigError: an option is out of range, or names something unknown.
+    """
+    image = image_shape(dataset)
+    data, suffix = load(
+        dataset,
+        num_examples=num_examples,
+        label_noise=label_noise,
+        input_scale=input_scale,
+        input_offset=input_offset,
+        data_seed=data_seed,
+    )
+    net = Network(
+        width=width,
+        depth=depth,
+        activation=activation,
+        normalization=normalization,
+        init=init,
+        form=form,
+        base_width=base_width,
+        output_init=output_init,
+    )
+    check_integers(1, batch_size=batch_size, stride=stride)
+    name = f"convnet-{dataset}-{depth}x{width}-{activation}"
+    name += f"-stride-{stride}" if stride != 2 else ""
+    num_classes = count_classes(data)
+    task = _task(net, image, num_classes, stride, batch_size)
+    bound = loss_bound(num_classes)
+    return replace(task, name=name + net.suffix + suffix, data=data, loss_bound=bound)
+
+
+@cache
+def _task(
+    net: Network, image: Image, num_classes: int, stride: int, batch_size: int
+) -> Task:
+    def shapes(width: int) -> list[tuple[int, ...]]:
+        convolutions = [(3, 3, width, width)] * net.depth
+        return [(3, 3, image[2], width), *convolutions, (width, num_classes)]
+
+    init, specs = partial(init_network, net, shapes), network_specs(net, shapes)
+
+    def loss(params: Params, batch: Examples, key: PRNGKey) -> Measured:
+        del key
+        x_BxD, y_B = batch
+        h_CxHxWxB = jnp.moveaxis(x_BxD.T.reshape(*image, -1), 2, 0)
+        *convolutions, output = sorted(params)
+        for i, name in enumerate(convolutions):
+            product = convolve(h_CxHxWxB, params[name]["w"], 1 if i else stride)
+            h_CxHxWxB = activate(net, params[name], product)
+        h_CxB = jnp.mean(h_CxHxWxB, axis=(1, 2))
+        logits_KxB = apply_dense(net, specs, {output: params[output]}, h_CxB)
+        return cross_entropy(logits_KxB, y_B)
+
+    return task_on_examples(init, loss, specs=specs, batch_size=batch_size)

@@ -1,0 +1,78 @@
+"""What networks of several families are made of: initial weights, activations, specs.
+
+Parameters are a dict of layers, each a dict of tensors; the layers' names sort in the
+order of the network, as jax sorts the keys of dicts.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from lopt import mup, prng
+from lopt.base import Array, Params, PRNGKey, Role, Specs
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "tanh": jnp.tanh,
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+}
+INITS: dict[str, tuple[Callable[..., Array], float]] = {
+    "lecun": (prng.normal, 1.0),
+    "he": (prng.normal, 2.0),
+    "uniform": (lambda *args: 3**0.5 * (2 * prng.uniform(*args) - 1), 1 / 3),
+}
+"""A law of unit variance, and the variance of weights times fan_in. "uniform" is what
+torch's `Linear` has."""
+
+
+def preactivation(h: Array) -> Array:
+    """`h` itself, marked for what reads the inside of a loss: the coordinate check."""
+    return checkpoint_name(h, "preactivation")
+
+
+def layer_names(num_layers: int) -> list[str]:
+    """Names that sort in the order of the layers."""
+    digits = len(str(num_layers - 1))
+    return [f"layer_{i:0{digits}}" for i in range(num_layers)]
+
+
+def draw_weights(
+    key: PRNGKey, shapes: Sequence[tuple[int, ...]], init: str = "lecun"
+) -> list[Array]:
+    """Initial weights of these shapes, their last axis being the output."""
+    draw, gain = INITS[init]
+    # One draw for all layers: each further one costs compile time in every program.
+    noise = draw(key, sum(map(math.prod, shapes)))
+    weights, used = [], 0
+    for shape in shapes:
+        w = noise[used : used + math.prod(shape)].reshape(shape)
+        used += math.prod(shape)
+        weights.append(w * math.sqrt(gain / math.prod(shape[:-1])))
+    return weights
+
+
+def layer_specs(
+    init: Callable[[PRNGKey, int], Params],
+    *,
+    width: int,
+    base_width: int,
+    roles: Mapping[str, Role],
+    form: mup.Form,
+) -> Specs:
+    """Specs of what `init(key, width)` makes, each tensor's depth being its layer's."""
+    key = jax.random.key(0)
+    params, base = (
+        jax.eval_shape(partial(init, width=w), key) for w in (width, base_width)
+    )
+    specs = mup.param_specs(params, base_params=base, roles=roles, form=form)
+    last = max(len(specs) - 1, 1)
+    for i, name in enumerate(sorted(specs)):
+        place = partial(replace, depth=i / last, num_layers=len(specs))
+        specs[name] = jax.tree.map(place, specs[name])
+    return specs

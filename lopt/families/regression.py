@@ -1,0 +1,94 @@
+"""Multilayer perceptrons that predict numbers from tables.
+
+Shapes in names: B examples of a batch, D inputs, K targets.
+"""
+
+from dataclasses import replace
+from functools import cache, partial
+
+import jax.numpy as jnp
+
+from lopt import mup
+from lopt.base import Params, PRNGKey, Task
+from lopt.data import Examples
+from lopt.families.checks import check_integers
+from lopt.families.dense import apply_dense, dense_shapes
+from lopt.families.examples import Measured, guess_bound, load, task_on_examples
+from lopt.families.network import Network, init_network, network_specs
+
+
+def regression(
+    *,
+    dataset: str = "diabetes",
+    width: int = 32,
+    depth: int = 2,
+    batch_size: int = 32,
+    activation: str = "relu",
+    normalization: str = "none",
+    init: str = "lecun",
+    form: mup.Form = "mup",
+    base_width: int = 32,
+    output_init: float = 0.1,
+    num_examples: int | None = None,
+    input_scale: float = 1.0,
+    input_offset: float = 0.0,
+    data_seed: int = 0,
+) -> Task:
+    """A regression trained on mean squared error; metrics: `r2`.
+
+    Targets have unit variance over the train split: a guess at its mean costs 1 there.
+
+    Args:
+      dataset: a name in `lopt.data.DATASETS`, of targets.
+      width: and all from here to `data_seed`: as of `mlp`.
+      depth: 0 is linear regression.
+      batch_size: examples of a minibatch, drawn with replacement.
+      activation: and all from here to `output_init`: see `lopt.families.network.Network`.
+      num_examples: and all that follow: as of `mlp`.
+
+    Raises:
+      ConfigError: an option is out of range, or names something unknown.
+    """
+    data, suffix = load(
+        dataset,
+        of="targets",
+        num_examples=num_examples,
+        input_scale=input_scale,
+        input_offset=input_offset,
+        data_seed=data_seed,
+    )
+    net = Network(
+        width=width,
+        depth=depth,
+        activation=activation,
+        normalization=normalization,
+        init=init,
+        form=form,
+        base_width=base_width,
+        output_init=output_init,
+    )
+    check_integers(1, batch_size=batch_size)
+    x, y = data["train"]
+    return replace(
+        _task(net, (x.shape[1], y.shape[1]), batch_size),
+        name=f"regression-{dataset}-{depth}x{width}-{activation}{net.suffix}{suffix}",
+        data=data,
+        loss_bound=guess_bound(y for _, y in data.values()),
+    )
+
+
+@cache
+def _task(net: Network, ends: tuple[int, int], batch_size: int) -> Task:
+    shapes = dense_shapes(net, ends)
+    init, specs = partial(init_network, net, shapes), network_specs(net, shapes)
+
+    def loss(params: Params, batch: Examples, key: PRNGKey) -> Measured:
+        del key
+        x_BxD, y_BxK = batch
+        error_KxB = apply_dense(net, specs, params, x_BxD.T) - y_BxK.T
+        value = jnp.mean(error_KxB**2)
+        # Against the mean of the train split, which is zero: a batch's own mean would be
+        # no guess, and of one example there is no variance.
+        return value, {"r2": 1 - value / jnp.mean(y_BxK**2)}
+
+    return task_on_examples(init, loss, specs=specs, batch_size=batch_size)
