@@ -200,7 +200,7 @@ def _varied(
 @lru_cache
 def _dataset(name: str, seed: int) -> dict[Split, Examples]:
     raw = DATASETS[name]()
-    indices = _split(raw.group, seed)
+    indices = split_indices(raw.group, seed)
     # A pixel that is almost always blank would explode if it had a scale of its own.
     x = _standardized(raw.x, indices[0], axis=None if raw.image else 0)
     has_classes = np.issubdtype(raw.y.dtype, np.integer)
@@ -234,7 +234,7 @@ def image_shape(name: str) -> tuple[int, int, int]:
     return image
 
 
-def _split(group: np.ndarray, seed: int) -> list[np.ndarray]:
+def split_indices(group: np.ndarray, seed: int) -> list[np.ndarray]:
     """Indices of the examples of each split; groups are shuffled, and stay whole.
 
     The seed decides on all splits but the last.

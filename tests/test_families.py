@@ -30,14 +30,23 @@ VARIANTS = [
     ("autoencoder", {"variational": True, "normalization": "layer", "depth": 2}),
     ("autoencoder", {"dataset": "diabetes", "depth": 0, "form": "plain", "width": 48}),
     ("quadratic", {"width": 512, "condition": 2.0}),
+    ("transformer", {}),
+    ("transformer", {"depth": 4, "num_heads": 1, "width": 48, "form": "plain"}),
+    ("transformer", {"width": 64, "dataset": "prose", "sequence_length": 5}),
+    ("recurrent", {}),
+    ("recurrent", {"cell": "lstm", "width": 48, "form": "plain", "depth": 9}),
+    ("recurrent", {"cell": "lstm", "width": 64, "dataset": "code", "batch_size": 3}),
 ]
-ON_EXAMPLES = [variant for variant in VARIANTS if variant[0] != "quadratic"]
+NOT_ON_EXAMPLES = {"quadratic", "transformer", "recurrent"}
+ON_EXAMPLES = [variant for variant in VARIANTS if variant[0] not in NOT_ON_EXAMPLES]
 GUESSES = {
     "mlp": lambda task, batch: task.loss_bound / 1.5,
     "convnet": lambda task, batch: task.loss_bound / 1.5,
     "regression": lambda task, batch: jnp.mean(batch[1] ** 2),
     "autoencoder": lambda task, batch: jnp.mean(batch[0] ** 2),
     "quadratic": lambda task, batch: 1.0,
+    "transformer": lambda task, batch: task.loss_bound / 1.5,
+    "recurrent": lambda task, batch: task.loss_bound / 1.5,
 }
 """What a loss is before anything is learned: ln C, or the mean square."""
 LEARNED = {
@@ -47,6 +56,8 @@ LEARNED = {
     ("regression", "diabetes"): (1e-3, 0.75, {"r2": 0.38}),
     ("autoencoder", "digits"): (3e-3, 0.3, {}),
     ("quadratic", ""): (1e-2, 0.1, {}),
+    ("transformer", "lopt"): (1e-2, 2.5, {"accuracy": 0.33}),
+    ("recurrent", "lopt"): (1e-2, 2.4, {"accuracy": 0.36}),
 }
 """What 500 steps of Adam at a rate reach on `valid`, by family and dataset."""
 

@@ -7,7 +7,9 @@ from lopt.families.autoencoder import autoencoder
 from lopt.families.convnet import convnet
 from lopt.families.mlp import mlp
 from lopt.families.quadratic import quadratic
+from lopt.families.recurrent import recurrent
 from lopt.families.regression import regression
+from lopt.families.transformer import transformer
 
 FAMILIES: dict[str, Callable[..., Task]] = {
     "mlp": mlp,
@@ -15,4 +17,6 @@ FAMILIES: dict[str, Callable[..., Task]] = {
     "regression": regression,
     "autoencoder": autoencoder,
     "quadratic": quadratic,
+    "transformer": transformer,
+    "recurrent": recurrent,
 }
