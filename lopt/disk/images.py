@@ -1,0 +1,121 @@
+"""Folders of images: one folder for each class, its name the class, in sorted order.
+
+A set with a test split of its own has two such folders of folders, `train` and `test`.
+Images are PNG, JPEG, BMP, GIF (the first picture), PPM, TIFF or WebP files, all of one
+size; other files are not read. They are gray where all of the set are, in color
+otherwise; what is transparent is not.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from lopt.disk.source import Part, check_size, damaged, unreadable
+from lopt.errors import ConfigError
+
+_SUFFIXES = {
+    ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp",
+}  # fmt: skip
+# Named, because Pillow hands some formats to other programs.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+_GRAY = ("1", "L", "LA")
+_COLOR = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+
+
+def read(folder: Path) -> list[Part]:
+    """The train part, and the test part if there is one.
+
+    Raises:
+      ConfigError: no images, images of several sizes, a damaged one, or no Pillow.
+    """
+    opener = _opener(folder)
+    places = [folder / name for name in ("train", "test")]
+    has_test = all(_folders(place) for place in places)
+    places = places if has_test else [folder]
+    classes = [path.name for path in _folders(places[0])]
+    files = [_files(place, classes) for place in places]
+    size, mode = _size_and_mode(opener, [path for part in files for path, _ in part])
+    parts = []
+    for place, part in zip(places, files, strict=True):
+        x = np.stack([_pixels(opener, path, mode) for path, _ in part])
+        y = np.array([label for _, label in part])
+        parts.append(Part(place, x.reshape(len(part), *size, -1), y))
+    return parts
+
+
+def _opener(folder: Path):
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ConfigError(
+            f"`{folder}` holds images, and Pillow cannot be imported ({error})",
+            hint="`pip install 'lopt[images]'`",
+        ) from None
+    return Image
+
+
+def _folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    return [path for path in folders if not path.name.startswith(".")]
+
+
+def _files(place: Path, classes: list[str]) -> list[tuple[Path, int]]:
+    """The files of images, and the number of the class of each."""
+    found = []
+    for path in _folders(place):
+        if path.name not in classes:
+            rule = f"must have classes that the train split has: {', '.join(classes)}"
+            raise ConfigError(f"`{place}` {rule}, got `{path.name}`")
+        try:
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
+        except OSError as error:
+            raise unreadable(path, error) from None
+        if not inside:
+            known = ", ".join(sorted(_SUFFIXES))
+            raise ConfigError(f"`{path}` must have images ({known}), got none")
+        found += [(file, classes.index(path.name)) for file in inside]
+    return found
+
+
+def _size_and_mode(opener, paths: list[Path]) -> tuple[tuple[int, int], str]:
+    """Height and width of all images, "L" or "RGB", from what their headers say."""
+    first, mode = None, "L"
+    for path in paths:
+        with _open(opener, path) as image:
+            size = image.height, image.width
+            if image.mode not in _GRAY + _COLOR:
+                rule = "must have pixels of one byte a color"
+                raise ConfigError(f"`{path}` {rule}, got mode {image.mode}")
+            mode = "RGB" if image.mode in _COLOR else mode
+        first = size if first is None else first
+        if size != first:
+            rule = f"must be of {first[0]}x{first[1]} pixels, as `{paths[0]}` is"
+            hint = "bring all images to one size first"
+            raise ConfigError(f"`{path}` {rule}, got {size[0]}x{size[1]}", hint=hint)
+    colors = 1 if mode == "L" else 3
+    check_size(paths[0].parents[1], (len(paths), *first, colors))
+    return first, mode
+
+
+def _open(opener, path: Path):
+    try:
+        return opener.open(path, formats=_FORMATS)
+    except opener.UnidentifiedImageError:
+        raise damaged(path, "is no image that lopt reads") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except Exception as error:  # Pillow has no name for damaged files
+        raise damaged(path, f"is not a whole image: {error}") from error
+
+
+def _pixels(opener, path: Path, mode: str) -> np.ndarray:
+    try:
+        with _open(opener, path) as image:
+            return np.asarray(image.convert(mode))
+    except ConfigError:
+        raise
+    except Exception as error:  # likewise
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise damaged(path, f"is not a whole image: {reason}") from error
