@@ -6,7 +6,10 @@ size; other files are not read. They are gray where all of the set are, in color
 otherwise; what is transparent is not.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,13 +40,15 @@ def read(folder: Path) -> list[Part]:
     size, mode = _size_and_mode(opener, [path for part in files for path, _ in part])
     parts = []
     for place, part in zip(places, files, strict=True):
-        x = np.stack([_pixels(opener, path, mode) for path, _ in part])
-        y = np.array([label for _, label in part])
-        parts.append(Part(place, x.reshape(len(part), *size, -1), y))
+        xs = []
+        for path, _ in part:
+            with _opened(opener, path) as image:
+                xs.append(np.asarray(image.convert(mode)).reshape(*size, -1))
+        parts.append(Part(place, np.stack(xs), np.array([label for _, label in part])))
     return parts
 
 
-def _opener(folder: Path):
+def _opener(folder: Path) -> Any:
     try:
         from PIL import Image
     except ImportError as error:
@@ -79,16 +84,17 @@ def _files(place: Path, classes: list[str]) -> list[tuple[Path, int]]:
     return found
 
 
-def _size_and_mode(opener, paths: list[Path]) -> tuple[tuple[int, int], str]:
-    """Height and width of all images, "L" or "RGB", from what their headers say."""
+def _size_and_mode(opener: Any, paths: list[Path]) -> tuple[tuple[int, int], str]:
+    """Height and width of all images, "L" or "RGB", of whole files."""
     first, mode = None, "L"
     for path in paths:
-        with _open(opener, path) as image:
+        with _opened(opener, path) as image:
             size = image.height, image.width
             if image.mode not in _GRAY + _COLOR:
                 rule = "must have pixels of one byte a color"
                 raise ConfigError(f"`{path}` {rule}, got mode {image.mode}")
             mode = "RGB" if image.mode in _COLOR else mode
+            image.verify()  # checksums, which decoding does not look at
         first = size if first is None else first
         if size != first:
             rule = f"must be of {first[0]}x{first[1]} pixels, as `{paths[0]}` is"
@@ -99,23 +105,17 @@ def _size_and_mode(opener, paths: list[Path]) -> tuple[tuple[int, int], str]:
     return first, mode
 
 
-def _open(opener, path: Path):
+@contextmanager
+def _opened(opener: Any, path: Path) -> Iterator[Any]:
     try:
-        return opener.open(path, formats=_FORMATS)
-    except opener.UnidentifiedImageError:
-        raise damaged(path, "is no image that lopt reads") from None
-    except OSError as error:
-        raise unreadable(path, error) from None
-    except Exception as error:  # Pillow has no name for damaged files
-        raise damaged(path, f"is not a whole image: {error}") from error
-
-
-def _pixels(opener, path: Path, mode: str) -> np.ndarray:
-    try:
-        with _open(opener, path) as image:
-            return np.asarray(image.convert(mode))
+        with opener.open(path, formats=_FORMATS) as image:
+            yield image
     except ConfigError:
         raise
-    except Exception as error:  # likewise
+    except opener.UnidentifiedImageError:
+        raise damaged(path, "is no image that lopt reads") from None
+    except Exception as error:  # Pillow has no name for damaged files
+        if isinstance(error, OSError) and error.errno:
+            raise unreadable(path, error) from None
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise damaged(path, f"is not a whole image: {reason}") from error

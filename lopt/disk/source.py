@@ -20,7 +20,7 @@ LARGEST = 2**28
 """Numbers in a set's inputs, at most: 1 GiB as float32."""
 FEWEST = 20
 """Examples that are split, at least: of fewer a split would have next to none."""
-_HUGE = 1e18  # its square is still a float32
+_HUGE = np.float64(1e18)  # its square is still a float32
 
 _DAMAGE = (
     gzip.BadGzipFile,
