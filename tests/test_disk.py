@@ -118,7 +118,7 @@ def test_one_image_in_color_makes_all_of_them_so(tmp_path):
 
 @pytest.mark.parametrize(
     ("suffix", "options"),
-    [("bmp", {}), ("gif", {}), ("ppm", {}), ("tif", {}), ("webp", {"lossless": True})],
+    [("bmp", {}), ("gif", {}), ("ppm", {}), ("webp", {"lossless": True})],
 )
 def test_images_of_other_formats(tmp_path, suffix, options):
     x, y = write_images(tmp_path)

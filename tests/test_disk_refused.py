@@ -265,11 +265,11 @@ OBJECTS = np.array([{}] * 40, dtype=object)
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": T}, "must have an array `y`, got `x`"),
-        ({"x": T, "y": C, "y_test": C}, "must have an array `x_test`, got `x`, `y`, `y_"),
+        ({"x": T}, "must have an array `y`, got x"),
+        ({"x": T, "y": C, "y_test": C}, "must have an array `x_test`, got x, y, y_test"),
         (
             {"x_train": T, "y_train": C},
-            "must have an array `x`, got `x_train`, `y_train`",
+            "must have an array `x`, got x_train, y_train",
         ),
         ({"x": with_value(np.nan), "y": C}, "1e+18, got nan in example 7"),
         ({"x": with_value(-np.inf, np.float16), "y": C}, "1e+18, got -inf in example 7"),

@@ -99,7 +99,7 @@ def test_small_integers_are_not_wrapped(tmp_path):
     assert (x_train[:, 0] * x_train[:, 1] < 0).all()
 
 
-def test_caps_are_as_stated_and_options_change_them(tmp_path):
+def test_caps_are_as_stated_and_options_change_them(tmp_path, unchecked_types):
     path = save(tmp_path / "a.npz", **numbered(6000, num_test=1000))
 
     def sizes(**options):
@@ -159,6 +159,7 @@ def test_what_a_set_is_not_for_is_said(tmp_path):
         ("convnet", classes, "be one of images"),
         ("regression", classes, "have targets"),
         ("mlp", targets, "have classes"),
+        ("convnet", targets, "have classes"),
     ]:
         with pytest.raises(ConfigError, match=f"`dataset` must {rule}, got"):
             FAMILIES[family](dataset=path)
@@ -181,6 +182,13 @@ def test_a_name_that_is_neither_is_told_how_a_path_looks():
     with pytest.raises(ConfigError, match="unknown dataset `fashion`") as error:
         data.dataset("fashion")
     assert "the path of a dataset has a `/` or a suffix" in error.value.hint
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_dataset_that_is_no_text(family, unchecked_types):
+    for wrong in (5, ["digits"], True):
+        with pytest.raises(ConfigError, match="`dataset` must be a name or a path, got"):
+            FAMILIES[family](dataset=wrong)
 
 
 SUITE = """

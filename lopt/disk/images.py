@@ -1,9 +1,9 @@
 """Folders of images: one folder for each class, its name the class, in sorted order.
 
 A set with a test split of its own has two such folders of folders, `train` and `test`.
-Images are PNG, JPEG, BMP, GIF (the first picture), PPM, TIFF or WebP files, all of one
-size; other files are not read. They are gray where all of the set are, in color
-otherwise; what is transparent is not.
+Images are PNG, JPEG, BMP, GIF (the first picture), PPM or WebP files, all of one size;
+other files are not read. They are gray where all of the set are, in color otherwise;
+what is transparent is not.
 """
 
 from collections.abc import Iterator
@@ -13,14 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from lopt.disk.source import Part, check_size, damaged, unreadable
+from lopt.disk.source import Part, check_size, damaged, reason_of, unreadable
 from lopt.errors import ConfigError
 
-_SUFFIXES = {
-    ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp",
-}  # fmt: skip
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".webp"}
 # Named, because Pillow hands some formats to other programs.
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP")
 _GRAY = ("1", "L", "LA")
 _COLOR = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 
@@ -117,5 +115,4 @@ def _opened(opener: Any, path: Path) -> Iterator[Any]:
     except Exception as error:  # Pillow has no name for damaged files
         if isinstance(error, OSError) and error.errno:
             raise unreadable(path, error) from None
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise damaged(path, f"is not a whole image: {reason}") from error
+        raise damaged(path, f"is not a whole image: {reason_of(error)}") from error

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lopt.disk.source import LARGEST, Part, check_size, damaged, reading
+from lopt.disk.source import LARGEST, Part, brief, check_size, damaged, reading
 from lopt.errors import ConfigError
 
 _LONGEST_HEADER = 10_000  # numpy reads none that is longer
@@ -35,7 +35,7 @@ def read(path: Path) -> list[Part]:
         pairs = pairs if names.intersection(pairs[1]) else pairs[:1]
         for name in (name for pair in pairs for name in pair):
             if name not in names:
-                got = ", ".join(f"`{n}`" for n in sorted(names)) or "nothing"
+                got = brief(", ".join(sorted(names))) or "nothing"
                 raise ConfigError(
                     f"`{path}` must have an array `{name}`, got {got}",
                     hint="write it by `numpy.savez(FILE, x=..., y=...)`, and a test "

@@ -157,6 +157,17 @@ def unreadable(path: Path, error: OSError) -> ConfigError:
     return ConfigError(f"cannot read `{path}`: {reason}", hint="check the path")
 
 
+def reason_of(error: Exception) -> str:
+    """What an exception says, as part of a line: damaged bytes can make it long."""
+    return brief(str(error).rstrip(".")) or type(error).__name__
+
+
+def brief(text: str) -> str:
+    """A text of others in one line of at most 80 characters, all printable."""
+    shown = "".join(c if c.isprintable() else " " for c in text)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
 @contextmanager
 def reading(path: Path, kind: str) -> Iterator[None]:
     """Turns what damaged bytes end in into one line about the file.
@@ -167,8 +178,7 @@ def reading(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        reason = (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
-        raise damaged(path, f"is not a whole {kind} file: {reason}") from error
+        raise damaged(path, f"is not a whole {kind} file: {reason_of(error)}") from error
     except OSError as error:
         raise unreadable(path, error) from None
 

@@ -59,9 +59,9 @@ def convnet(
     Raises:
       ConfigError: an option is out of range, or names something unknown.
     """
-    image = image_shape(dataset)
     data, suffix = load(
         dataset,
+        of="classes",
         num_examples=num_examples,
         label_noise=label_noise,
         input_scale=input_scale,
@@ -69,6 +69,7 @@ def convnet(
         eval_examples=eval_examples,
         data_seed=data_seed,
     )
+    image = image_shape(dataset)
     net = Network(
         width=width,
         depth=depth,

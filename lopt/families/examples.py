@@ -39,6 +39,8 @@ def load(
     Raises:
       ConfigError: an option is out of range, or no dataset has this name.
     """
+    if not isinstance(name, str):
+        raise BrokenRule("dataset", "be a name or a path", name)
     plain = dataset(name)
     _, labels = plain["train"]
     if of is not None and not jnp.issubdtype(labels.dtype, KINDS[of]):
