@@ -1,36 +1,48 @@
 """Coordinate check: does one rate suit every width?
 
-    python scripts/coordinate_check.py
+    python scripts/coordinate_check.py [FAMILY]
 
-trains an MLP on the digits for five steps at widths 32 to 512, with each base optimizer
-by itself and with mixtures under random theta, and fits the slope of log2 mean |change of
-a layer's preactivations| over log2 width. With muP multipliers every slope should be near
-0 (|slope| < 0.15); without them each optimizer has one above 0.5. It prints the slopes
-and writes benchmarks/coordinate_check.json and .png. About 2 minutes on 2 cores.
+trains a task of a family (an MLP on the digits) for five steps at five widths, with each
+base optimizer by itself and with mixtures under random theta, and fits the slope of log2
+mean |change of a layer's preactivations| over log2 width. With muP multipliers every
+slope should be near 0 (of MLPs |slope| < 0.15); without them each optimizer has one above
+0.5. It prints the slopes and writes benchmarks/coordinate_check.json and .png, of other
+families than MLPs coordinate_check-FAMILY. About 2 minutes on 2 cores.
 
 Changes are measured, not values: logits at initialization shrink with width by design.
+They are those of what a family passes through `lopt.families.layers.preactivation`.
 """
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from lopt.base import Array, Data, MetaParams, Params, ParamSpec, PRNGKey, Task
+from lopt.base import Array, Data, LearnedOptimizer, MetaParams, ParamSpec, PRNGKey, Task
 from lopt.bases import BASES
-from lopt.families import mlp
+from lopt.errors import unknown_name
+from lopt.families import FAMILIES
 from lopt.mup import Form
 from lopt.optimizers import layerwise
 
-WIDTHS = (32, 64, 128, 256, 512)
-BASE_WIDTH = 32
-DEPTH = 3
+OPTIONS: dict[str, dict[str, Any]] = {
+    "mlp": {"depth": 3, "base_width": 32},
+    "convnet": {"base_width": 16},
+    "regression": {"base_width": 32},
+    "autoencoder": {"base_width": 32},
+}
+"""The task that stands for a family."""
+MULTIPLES = (1, 2, 4, 8, 16)
+"""Widths, over the base width."""
 STEPS = 5
 SEEDS = 4
 CASES = (*BASES, "random theta")
@@ -40,14 +52,18 @@ SETTINGS: tuple[tuple[Form, bool], ...] = (
     ("plain", False),
 )
 """The form of the model, and whether updates have their multipliers."""
-OUT = Path(__file__).resolve().parents[1] / "benchmarks" / "coordinate_check.json"
-
-LOPT = layerwise(bases=tuple(BASES), learning_rate=0.01)
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
-def theta_of(case: str, key: PRNGKey) -> MetaParams:
+def mixture(cases: Sequence[str]) -> LearnedOptimizer:
+    """What mixes the bases among the cases."""
+    bases = tuple(case for case in cases if case in BASES)
+    return layerwise(bases=bases, learning_rate=0.01)
+
+
+def theta_of(case: str, cases: Sequence[str], key: PRNGKey) -> MetaParams:
     """Weights that choose one base (Adam for vectors that it has no direction for)."""
-    theta = LOPT.init(key)
+    theta = mixture(cases).init(key)
     if case == "random theta":
         leaves, treedef = jax.tree.flatten(theta)
         keys = jax.random.split(key, len(leaves))
@@ -58,26 +74,26 @@ def theta_of(case: str, key: PRNGKey) -> MetaParams:
     network = theta["network"]
     last_bias = f"b{len(network) // 2 - 1}"
     # The first outputs are the logits of the mixture, one for each base.
-    network[last_bias] = network[last_bias].at[tuple(BASES).index(case)].set(100.0)
+    network[last_bias] = network[last_bias].at[tuple(cases).index(case)].set(100.0)
     return theta
 
 
-def preactivations(task: Task, params: Params, x_BxD: Array) -> list[Array]:
-    """Of every layer of a ReLU MLP, the output last."""
-    h_BxD, out = x_BxD, []
-    for name in sorted(params):
-        forward = task.specs[name]["w"].forward
-        out.append(forward * (h_BxD @ params[name]["w"]) + params[name]["b"][None, :])
-        h_BxD = jax.nn.relu(out[-1])
-    return out
+def preactivations(loss: Callable, *args: Any) -> list[Array]:
+    """What is marked as such while a loss is computed, in order."""
+    closed = jax.make_jaxpr(loss)(*args)
+    marked = [e.outvars[0] for e in closed.jaxpr.eqns if e.primitive.name == "name"]
+    inside = ClosedJaxpr(closed.jaxpr.replace(outvars=marked), closed.consts)
+    return jaxpr_as_fun(inside)(*jax.tree.leaves(args))
 
 
-def compile_change(task: Task, *, multipliers: bool) -> Callable[..., Array]:
+def compile_change(
+    task: Task, lopt: LearnedOptimizer, *, multipliers: bool
+) -> Callable[..., Array]:
     """`(theta, key, data) -> mean |change| of each layer`, after some steps."""
     specs = task.specs if multipliers else jax.tree.map(without_width, task.specs)
 
     def change(theta: MetaParams, key: PRNGKey, data: Data) -> Array:
-        optimizer = LOPT.opt_fn(theta, specs=specs, num_steps=100)
+        optimizer = lopt.opt_fn(theta, specs=specs, num_steps=100)
         init_key, run_key = jax.random.split(key)
         params, state = task.init(init_key, data)
 
@@ -91,9 +107,10 @@ def compile_change(task: Task, *, multipliers: bool) -> Callable[..., Array]:
 
         carry = params, optimizer.init(params)
         (trained, _), _ = jax.lax.scan(step, carry, jax.random.split(run_key, STEPS))
-        x_BxD, _ = task.eval_batch(data, "valid")
-        before = preactivations(task, params, x_BxD)
-        after = preactivations(task, trained, x_BxD)
+        batch = task.eval_batch(data, "valid")
+        before, after = (
+            preactivations(task.loss, p, state, batch, run_key) for p in (params, trained)
+        )
         return jnp.stack(
             [jnp.mean(jnp.abs(b - a)) for a, b in zip(before, after, strict=True)]
         )
@@ -110,8 +127,10 @@ def changes(
     form: Form,
     multipliers: bool,
     *,
+    family: str = "mlp",
+    options: Mapping[str, Any] | None = None,
     cases: Sequence[str] = CASES,
-    widths: Sequence[int] = WIDTHS,
+    multiples: Sequence[int] = MULTIPLES,
     seeds: int = SEEDS,
 ) -> dict[str, np.ndarray]:
     """For each case the mean |change|, [widths, layers], averaged over seeds.
@@ -119,43 +138,55 @@ def changes(
     Args:
       form: of the model.
       multipliers: whether updates have their muP multipliers.
-      cases: names in `BASES`, or "random theta".
-      widths: to train at.
+      family: of the task.
+      options: of the task, beside those in `OPTIONS`.
+      cases: names in `BASES` first, then perhaps "random theta".
+      multiples: widths to train at, over the base width.
       seeds: of initialization, minibatches and theta.
     """
     rows = {case: [] for case in cases}
     keys = jax.random.split(jax.random.key(0), seeds)
-    for width in widths:
-        task = mlp(width=width, depth=DEPTH, base_width=BASE_WIDTH, form=form)
-        change = compile_change(task, multipliers=multipliers)
+    given = {**OPTIONS[family], **(options or {}), "form": form}
+    lopt = mixture(cases)
+    for multiple in multiples:
+        task = FAMILIES[family](**given, width=multiple * given["base_width"])
+        change = compile_change(task, lopt, multipliers=multipliers)
         for case in cases:
-            runs = [change(theta_of(case, key), key, task.data) for key in keys]
+            runs = [change(theta_of(case, cases, key), key, task.data) for key in keys]
             rows[case].append(np.mean(runs, axis=0))
     return {case: np.array(row) for case, row in rows.items()}
 
 
 def slopes(widths: Sequence[int], change: np.ndarray) -> np.ndarray:
-    """Least-squares slope of log2 change over log2 width, one a layer."""
+    """Least-squares slope of log2 change over log2 width, one a layer.
+
+    Widths may be over any base width, which moves the line but does not turn it.
+    """
     return np.polyfit(np.log2(widths), np.log2(change), 1)[0]
 
 
 def main() -> None:
+    family = sys.argv[1] if len(sys.argv) > 1 else "mlp"
+    if family not in OPTIONS:
+        raise unknown_name("family", family, OPTIONS)
+    widths = [multiple * OPTIONS[family]["base_width"] for multiple in MULTIPLES]
     results = {}
     for form, multipliers in SETTINGS:
         name = f"{form} form, {'with' if multipliers else 'without'} multipliers"
         results[name] = {}
-        for case, change in changes(form, multipliers).items():
-            fit = slopes(WIDTHS, change)
+        for case, change in changes(form, multipliers, family=family).items():
+            fit = slopes(widths, change)
             print(f"{name:32} {case:13}", *(f"{slope:+.2f}" for slope in fit), flush=True)
             results[name][case] = {"change": change.tolist(), "slopes": fit.tolist()}
-    OUT.parent.mkdir(exist_ok=True)
-    command = "python scripts/coordinate_check.py"
-    record = {"command": command, "seeds": SEEDS, "widths": WIDTHS, "results": results}
-    OUT.write_text(json.dumps(record, indent=1) + "\n")
-    plot(results)
+    suffix = "" if family == "mlp" else f"-{family}"
+    out = BENCHMARKS / f"coordinate_check{suffix}.json"
+    command = " ".join(["python scripts/coordinate_check.py", *sys.argv[1:]])
+    record = {"command": command, "seeds": SEEDS, "widths": widths, "results": results}
+    out.write_text(json.dumps(record, indent=1) + "\n")
+    plot(results, widths, out.with_suffix(".png"))
 
 
-def plot(results: dict) -> None:
+def plot(results: dict, widths: Sequence[int], out: Path) -> None:
     """One row a setting, one column a case: change over width, a line a layer."""
     import matplotlib
 
@@ -165,18 +196,17 @@ def plot(results: dict) -> None:
     figure, axes = plt.subplots(
         len(results), len(CASES), figsize=(2.6 * len(CASES), 7), sharex=True, sharey="col"
     )
-    layers = ["input", *(f"hidden {i + 1}" for i in range(DEPTH - 1)), "output"]
     for (row, setting), (column, case) in itertools.product(
         enumerate(results), enumerate(CASES)
     ):
         ax = axes[row, column]
         result = results[setting][case]
-        for layer, values, slope in zip(
-            layers, np.transpose(result["change"]), result["slopes"], strict=True
+        for layer, (values, slope) in enumerate(
+            zip(np.transpose(result["change"]), result["slopes"], strict=True)
         ):
-            ax.loglog(WIDTHS, values, "o-", base=2, label=f"{layer} {slope:+.2f}")
+            ax.loglog(widths, values, "o-", base=2, label=f"{layer} {slope:+.2f}")
         ax.legend(fontsize=7, title="layer, slope", title_fontsize=7)
-        ax.set_xticks(WIDTHS, [str(width) for width in WIDTHS], fontsize=7)
+        ax.set_xticks(widths, [str(width) for width in widths], fontsize=7)
         ax.tick_params(axis="y", labelsize=7)
         if row == 0:
             ax.set_title(case)
@@ -185,7 +215,7 @@ def plot(results: dict) -> None:
     figure.supxlabel("width")
     figure.suptitle("mean |change of preactivations| after 5 steps")
     figure.tight_layout()
-    figure.savefig(OUT.with_suffix(".png"), dpi=110)
+    figure.savefig(out, dpi=110)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """One rate suits every width: the coordinate check, at two widths."""
 
-import importlib.util
 import inspect
-from pathlib import Path
 
+import coordinate_check
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,33 +14,25 @@ from lopt.optimizers import mixing
 from lopt.optimizers.layerwise import layerwise
 from lopt.packing import packing
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "coordinate_check.py"
 WIDTHS = (64, 256)
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("coordinate_check", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def slopes(script):
+def slopes():
     """Slopes of every case and layer, by form and use of multipliers."""
     found = {}
-    for form, multipliers in script.SETTINGS:
+    for form, multipliers in coordinate_check.SETTINGS:
         seeds = 4 if multipliers else 1
-        changes = script.changes(form, multipliers, widths=WIDTHS, seeds=seeds)
+        changes = coordinate_check.changes(form, multipliers, widths=WIDTHS, seeds=seeds)
         found[form, multipliers] = {
-            case: script.slopes(WIDTHS, change) for case, change in changes.items()
+            case: coordinate_check.slopes(WIDTHS, change)
+            for case, change in changes.items()
         }
     return found
 
 
-def test_every_base_and_the_combination_are_checked(script):
-    assert set(script.CASES) == {*BASES, "random theta"}
+def test_every_base_and_the_combination_are_checked():
+    assert set(coordinate_check.CASES) == {*BASES, "random theta"}
 
 
 @pytest.mark.parametrize("case", [*BASES, "random theta"])
@@ -56,14 +47,16 @@ def test_without_multipliers_they_do_not(slopes, case):
 
 
 @pytest.mark.parametrize("case", BASES)
-def test_a_case_is_the_base_that_it_names(script, key, case):
+def test_a_case_is_the_base_that_it_names(key, case):
     """The second update of a matrix follows that base's direction and no other's."""
     params = {"w": jnp.zeros((6, 4))}
     grads = [
         {"w": scale * jax.random.normal(k, (6, 4))}
         for scale, k in zip((10.0, 1.0), jax.random.split(key), strict=True)
     ]
-    optimizer = script.LOPT.opt_fn(script.theta_of(case, key), num_steps=9)
+    optimizer = coordinate_check.LOPT.opt_fn(
+        coordinate_check.theta_of(case, key), num_steps=9
+    )
     state = optimizer.init(params)
     for grad in grads:
         updates, state = optimizer.update(grad, state, params, value=1.0)

@@ -20,15 +20,76 @@ NUM_CLASSES = {
 }
 
 
+NUM_TARGETS = {"diabetes": 1, "linnerud": 3}
+
+
 @pytest.mark.parametrize("name", data.DATASETS)
 def test_examples(name):
     splits = data.dataset(name)
     assert tuple(splits) == SPLITS
     for (x, y), most in zip(splits.values(), data.MAX_SIZES, strict=True):
-        assert x.dtype == jnp.float32 and y.dtype == jnp.int32
         assert 0 < len(x) == len(y) <= most
-        assert set(np.unique(y)) == set(range(NUM_CLASSES[name]))
-        assert np.isfinite(x).all()
+        assert x.dtype == jnp.float32 and np.isfinite(x).all()
+        if name in NUM_TARGETS:
+            assert y.dtype == jnp.float32 and np.isfinite(y).all()
+            assert y.shape[1:] == (NUM_TARGETS[name],)
+        else:
+            assert y.dtype == jnp.int32
+            assert set(np.unique(y)) == set(range(NUM_CLASSES[name]))
+
+
+@pytest.mark.parametrize("name", NUM_TARGETS)
+def test_targets_are_standardized_by_the_train_split_alone(name):
+    """And are what scikit-learn has, but for a shift and a scale of each column."""
+    splits, raw = data.dataset(name), data.DATASETS[name]()
+    y = np.asarray(splits["train"][1], np.float64)
+    np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose((y**2).mean(axis=0), 1, rtol=1e-5)
+    indices = data._split(raw.group, 0)
+    mean, scale = raw.y[indices[0]].mean(axis=0), raw.y[indices[0]].std(axis=0)
+    for split, i in zip(SPLITS, indices, strict=True):
+        found = mean + scale * np.asarray(splits[split][1])
+        np.testing.assert_allclose(found, raw.y[i], rtol=1e-5)
+
+
+def test_fewer_examples_keep_their_targets():
+    (x, y), (few_x, few_y) = (
+        data.dataset("diabetes", num_examples=n)["train"] for n in (None, 40)
+    )
+    target_of = {
+        row.tobytes(): t for row, t in zip(*map(np.asarray, (x, y)), strict=True)
+    }
+    assert len(few_x) == 40
+    for row, target in zip(*map(np.asarray, (few_x, few_y)), strict=True):
+        np.testing.assert_array_equal(target_of[row.tobytes()], target)
+
+
+def test_images_lie_row_by_row_and_color_by_color():
+    from sklearn.datasets import load_digits
+
+    image = load_digits().images[7]
+    np.testing.assert_array_equal(
+        data._digits().x[7].reshape(data.image_shape("digits")), image[:, :, None]
+    )
+    assert data.image_shape("digits-permuted") == (8, 8, 1)
+    # Colors of one pixel are more alike than those of two.
+    pixels = data._patches().x.reshape(-1, *data.image_shape("patches"))
+    across, aside = (np.abs(np.diff(pixels, axis=axis)).mean() for axis in (3, 2))
+    assert pixels.shape[1:] == (4, 4, 3)
+    assert across > 1.5 * aside
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("wine", "`dataset` must be one of images, got 'wine'"),
+        ("digit", "unknown dataset `digit`"),
+    ],
+)
+def test_what_has_no_images(name, message):
+    with pytest.raises(ConfigError) as error:
+        data.image_shape(name)
+    assert error.value.message == message
 
 
 def test_sizes_are_the_stated_fractions():
@@ -43,7 +104,7 @@ def test_train_split_is_centered_with_unit_rms(name):
     assert np.sqrt((x**2).mean()) == pytest.approx(1, abs=0.02)
 
 
-@pytest.mark.parametrize("name", ["breast_cancer", "wine", "iris"])
+@pytest.mark.parametrize("name", ["breast_cancer", "wine", "iris", "diabetes"])
 def test_columns_of_tables_have_scales_of_their_own(name):
     x, _ = data.dataset(name)["train"]
     np.testing.assert_allclose(np.sqrt((x**2).mean(axis=0)), 1, rtol=1e-4)
@@ -55,7 +116,7 @@ def test_other_splits_do_not_touch_the_statistics(monkeypatch):
     test = data._split(raw.group, 0)[3]
     x = raw.x.copy()
     x[test] *= 1000
-    poisoned = data._Raw(x, raw.y, raw.group, raw.is_image)
+    poisoned = data._Raw(x, raw.y, raw.group, raw.image)
     monkeypatch.setitem(data.DATASETS, "poisoned", lambda: poisoned)
     clean, dirty = data.dataset("digits"), data.dataset("poisoned")
     for split in ("train", "meta", "valid"):

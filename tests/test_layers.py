@@ -13,7 +13,7 @@ PACKAGE = Path(lopt.__file__).parent
 
 LAYERS = (
     {"base", "compiling", "errors"},
-    {"config", "disk", "prng"},
+    {"config", "disk", "prng", "products"},
     {"data", "features", "mup", "packing"},
     {"bases", "factories", "files"},
     {"families", "guard", "optimizers", "options", "unroll"},

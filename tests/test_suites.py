@@ -1,9 +1,7 @@
-"""Suites become tasks; strangers' files are refused; users' mistakes get one line."""
+"""Suites become tasks; what is wrong with them is told in one line."""
 
 import dataclasses
 import importlib.metadata
-import os
-import textwrap
 from inspect import signature
 from pathlib import Path
 
@@ -12,45 +10,14 @@ import jax.numpy as jnp
 import optax
 import pytest
 from problems import quadratic
+from suite_files import build, complaint
 
 from lopt.base import SPLITS
 from lopt.config import load_suite, released_names
-from lopt.errors import ConfigError
 from lopt.families import FAMILIES, mlp
 from lopt.suites import GROUP, build_tasks
 
 TASKS = Path(__file__).parents[1] / "tasks"
-
-QUADRATIC = """
-import dataclasses
-from problems import quadratic
-
-def task(*, noise=0.0):
-    return quadratic(noise=noise)
-"""
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(name, text):
-        path = tmp_path / name
-        path.write_text(textwrap.dedent(text))
-        return str(path)
-
-    return write
-
-
-def build(write, entry, python=QUADRATIC, trust=True):
-    write("file.py", python)
-    suite = write("suite.toml", f"[[tasks]]\n{entry}")
-    return build_tasks(load_suite(suite), trust=trust)
-
-
-def complaint(write, entry='file = "file.py"', python=QUADRATIC, trust=True):
-    with pytest.raises(ConfigError) as error:
-        build(write, entry, python, trust)
-    assert "\n" not in error.value.message
-    return error.value
 
 
 @pytest.mark.parametrize("name", released_names("tasks"))
@@ -107,7 +74,7 @@ def test_the_example_of_a_users_task_can_be_learned(key):
     assert train(key, task.data) < 0.5  # the mean image has 1, 16 components 0.15
 
 
-def test_options_and_run_lengths_reach_the_task(write):
+def test_options_and_run_lengths_reach_the_task(tmp_path):
     entry = """
         family = "mlp"
         width = 8
@@ -118,7 +85,7 @@ def test_options_and_run_lengths_reach_the_task(write):
         max_steps = 70
         num_steps = 80
     """
-    (built,) = build(write, entry)
+    (built,) = build(tmp_path, entry)
     assert built.task.specs["layer_0"]["w"].shape == (64, 8)
     assert built.task.name == "mlp-digits-1x8-relu"
     assert dataclasses.astuple(built)[1:] == (2.5, 60, 70, 80)
@@ -126,115 +93,21 @@ def test_options_and_run_lengths_reach_the_task(write):
     assert batch[0].shape == (4, 64)
 
 
-def test_tasks_of_one_name_are_numbered(write):
+def test_tasks_of_one_name_are_numbered(tmp_path):
     entry = 'family = "mlp"\n[[tasks]]\nfamily = "mlp"\nbatch_size = 32\n[[tasks]]\n'
-    tasks = build(write, entry + 'family = "mlp"\nbatch_size = 16')
+    tasks = build(tmp_path, entry + 'family = "mlp"\nbatch_size = 16')
     names = [built.task.name for built in tasks]
     assert names == ["mlp-digits-2x32-relu" + end for end in ("", "-2", "-3")]
 
 
-def test_a_file_is_refused_and_not_run_without_trust(write, tmp_path):
-    spy = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n"
-    for entry in ('file = "file.py"', 'family = "file.py:task"'):
-        error = complaint(write, entry, spy + QUADRATIC, trust=False)
-        assert "only if trusted" in error.message and "file.py" in error.message
-        assert "--trust" in error.hint
-    assert not (tmp_path / "ran").exists()
-    build(write, 'file = "file.py"', spy + QUADRATIC, trust=True)
-    assert (tmp_path / "ran").exists()
-
-
-def test_a_file_given_by_itself_is_trusted_and_no_other(write):
-    own, other = write("own.py", QUADRATIC), write("other.py", QUADRATIC)
-    (built,) = build_tasks(load_suite(own, ["tasks.0.noise=0.5"]))
-    assert built.task.name == "quadratic"
-    with pytest.raises(ConfigError, match="only if trusted"):
-        build_tasks(load_suite(own, [f"tasks.0.file={other}"]))
-
-
-def test_a_file_may_have_several_factories_and_is_run_once(write, tmp_path):
-    python = (
-        QUADRATIC
-        + """
-def other(curvature):
-    return dataclasses.replace(quadratic(), name=f"curved-{curvature}")
-
-with open(__file__ + ".log", "a") as log:
-    log.write("run ")
-"""
-    )
-    entry = 'file = "file.py"\n[[tasks]]\nfile = "file.py:other"\ncurvature = 3\n'
-    tasks = build(write, entry, python)
-    assert [built.task.name for built in tasks] == ["quadratic", "curved-3"]
-    log = tmp_path / "file.py.log"
-    assert log.read_text() == "run "
-    path = tmp_path / "file.py"
-    later = path.stat().st_mtime_ns + 10**9
-    os.utime(path, ns=(later, later))
-    build_tasks(load_suite(tmp_path / "suite.toml"), trust=True)
-    assert log.read_text() == "run run "
-
-
-def test_a_file_may_import_its_neighbor_and_define_dataclasses(write):
-    write("neighbor_of_task.py", "NOISE = 0.25")
-    python = """
-        from __future__ import annotations
-        from dataclasses import dataclass
-        from neighbor_of_task import NOISE
-        from problems import quadratic
-
-        @dataclass
-        class Options:
-            noise: float = NOISE
-
-        def task():
-            return quadratic(noise=Options().noise)
-    """
-    (built,) = build(write, 'file = "file.py"', python)
-    assert built.task.loss is quadratic(noise=0.25).loss
-
-
-@pytest.mark.parametrize(
-    ("python", "line", "reason"),
-    [
-        ("x = 1\ndef task(:\n", 2, "SyntaxError: invalid syntax"),
-        ("import nowhere_to_be_found", 1, "ModuleNotFoundError: No module named"),
-        ("def task():\n\n    return 1 / 0", 3, "ZeroDivisionError: division by zero"),
-        ("def task():\n    raise ValueError('a\\nb')", 2, "ValueError: a"),
-        ("def task():\n    assert False", 2, "AssertionError"),
-        ("def task():\n    inner()\ndef inner():\n    {}[1]", 4, "KeyError: 1"),
-        (
-            "from lopt.data import dataset\n\n\ndef task():\n    dataset('digit')",
-            5,
-            "unknown dataset `digit`",
-        ),
-        (
-            "import dataclasses\n"
-            "from problems import quadratic\n"
-            "def loss(params, state, batch, key):\n"
-            "    return params['v'], (state, {})\n"
-            "def task():\n"
-            "    return dataclasses.replace(quadratic(), loss=loss)\n",
-            4,
-            "KeyError: 'v'",
-        ),
-    ],
-)
-def test_faults_of_a_users_file_are_told_with_its_line(write, python, line, reason):
-    error = complaint(write, python=python)
-    assert f"file.py` line {line}: {reason}" in error.message
-    if "dataset" in reason:
-        assert error.hint == "did you mean `digits`?"
-
-
-def test_faults_of_our_own_are_not_hidden(write, monkeypatch):
+def test_faults_of_our_own_are_not_hidden(tmp_path, monkeypatch):
     def faulty():
         return 1 / 0
 
     faulty.__module__ = mlp.__module__
     monkeypatch.setitem(FAMILIES, "faulty", faulty)
     with pytest.raises(ZeroDivisionError):
-        build(write, 'family = "faulty"')
+        build(tmp_path, 'family = "faulty"')
 
 
 @pytest.mark.parametrize(
@@ -258,21 +131,10 @@ def test_faults_of_our_own_are_not_hidden(write, monkeypatch):
         ('file = "suite.toml"', "`tasks.0.file` must name a Python file, got", None),
     ],
 )
-def test_bad_entries(write, entry, message, hint):
-    error = complaint(write, entry)
+def test_bad_entries(tmp_path, entry, message, hint):
+    error = complaint(tmp_path, entry)
     assert message in error.message
     assert (hint in error.hint) if hint else error.hint is None
-
-
-def test_an_option_without_a_default_must_be_given(write):
-    python = "def task(size): pass"
-    assert "`tasks.0.size` must be given" in complaint(write, python=python).message
-
-
-def test_a_file_without_the_factory_says_what_to_define(write):
-    error = complaint(write, python="x = 1")
-    assert "unknown function of" in error.message and "`task`" in error.message
-    assert error.hint == "define `task` in the file"
 
 
 @pytest.mark.parametrize(
@@ -310,31 +172,33 @@ def test_a_file_without_the_factory_says_what_to_define(write):
     ],
 )
 def test_a_task_that_breaks_the_interface_is_named(
-    write, change, message, unchecked_types
+    tmp_path, change, message, unchecked_types
 ):
     python = f"""
         from dataclasses import replace
         from problems import quadratic
+from suite_files import build, complaint
 
         def task():
             good = quadratic()
             {change}
     """
-    assert message in complaint(write, python=python).message
+    assert message in complaint(tmp_path, python=python).message
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_every_split_is_looked_at(write, split):
+def test_every_split_is_looked_at(tmp_path, split):
     python = f"""
         from dataclasses import replace
         from problems import quadratic
+from suite_files import build, complaint
 
         def task():
             good = quadratic()
             data = {{k: v for k, v in good.data.items() if k != "{split}"}}
             return replace(good, data=data)
     """
-    assert f"KeyError: '{split}'" in complaint(write, python=python).message
+    assert f"KeyError: '{split}'" in complaint(tmp_path, python=python).message
 
 
 def test_nothing_is_compiled_while_tasks_are_checked():
@@ -350,14 +214,14 @@ def test_nothing_is_compiled_while_tasks_are_checked():
     assert [event for event in compiled if "backend_compile" in event]
 
 
-def test_entry_points_are_families(write, monkeypatch):
+def test_entry_points_are_families(tmp_path, monkeypatch):
     point = importlib.metadata.EntryPoint("curved", "problems:quadratic", GROUP)
 
     def entry_points(*, group):
         return [point] if group == GROUP else []
 
     monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
-    (built,) = build(write, 'family = "curved"\nnoise = 0.5', trust=False)
+    (built,) = build(tmp_path, 'family = "curved"\nnoise = 0.5', trust=False)
     assert built.task.loss is quadratic(noise=0.5).loss
-    error = complaint(write, 'family = "curvd"')
+    error = complaint(tmp_path, 'family = "curvd"')
     assert error.hint == "did you mean `curved`?"

@@ -6,7 +6,9 @@ Shapes in names: B examples of a batch, D inputs of a layer.
 from itertools import pairwise
 
 from lopt.base import Array, Params, Specs
+from lopt.families.layers import preactivation
 from lopt.families.network import Network, Shapes, activate
+from lopt.products import product
 
 
 def dense_shapes(net: Network, *ends: tuple[int, int]) -> Shapes:
@@ -26,6 +28,6 @@ def apply_dense(net: Network, specs: Specs, layers: Params, x_DxB: Array) -> Arr
     *hidden, output = sorted(layers)
     h_DxB = x_DxB
     for name in hidden:
-        h_DxB = activate(net, layers[name], layers[name]["w"].T @ h_DxB)
-    product = layers[output]["w"].T @ h_DxB
-    return specs[output]["w"].forward * product + layers[output]["b"][:, None]
+        h_DxB = activate(net, layers[name], product(layers[name]["w"], h_DxB))
+    y_DxB = specs[output]["w"].forward * product(layers[output]["w"], h_DxB)
+    return preactivation(y_DxB + layers[output]["b"][:, None])

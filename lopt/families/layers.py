@@ -11,6 +11,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from lopt import mup, prng
 from lopt.base import Array, Params, PRNGKey, Role, Specs
@@ -28,6 +29,11 @@ INITS: dict[str, tuple[Callable[..., Array], float]] = {
 }
 """A law of unit variance, and the variance of weights times fan_in. "uniform" is what
 torch's `Linear` has."""
+
+
+def preactivation(h: Array) -> Array:
+    """`h` itself, marked for what reads the inside of a loss: the coordinate check."""
+    return checkpoint_name(h, "preactivation")
 
 
 def layer_names(num_layers: int) -> list[str]:

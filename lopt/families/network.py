@@ -23,6 +23,7 @@ from lopt.families.layers import (
     draw_weights,
     layer_names,
     layer_specs,
+    preactivation,
 )
 
 NORMALIZATIONS = ("none", "layer")
@@ -44,7 +45,7 @@ class Network:
       form: "mup" multiplies the output weights' product by base_width / width; "plain"
         does not.
       base_width: the width at which both forms agree.
-      output_init: what the initial weights of the last layer are multiplied by.
+      output_init: what initial weights are multiplied by where no activation follows.
 
     Raises:
       BrokenRule: an option is out of range.
@@ -86,7 +87,8 @@ def init_network(
         params[name] = {"w": w, "b": jnp.zeros(w.shape[-1])}
         if net.normalization == "layer" and role != "output":
             params[name]["scale"] = jnp.ones(w.shape[-1])
-    params[names[-1]]["w"] *= net.output_init
+        if role == "output":
+            params[name]["w"] *= net.output_init
     return params
 
 
@@ -112,7 +114,7 @@ def activate(net: Network, layer: Params, h: Array) -> Array:
     vector = (-1, *[1] * (h.ndim - 1))
     if net.normalization == "layer":
         h = jax.nn.standardize(h, axis=0) * layer["scale"].reshape(vector)
-    return ACTIVATIONS[net.activation](h + layer["b"].reshape(vector))
+    return ACTIVATIONS[net.activation](preactivation(h + layer["b"].reshape(vector)))
 
 
 def _roles(shapes: Shapes) -> list[Role]:

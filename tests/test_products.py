@@ -1,0 +1,46 @@
+"""A product with layouts of its own is the plain one, and so are its derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lopt.products import FEW_OUTPUTS, product
+
+
+def plain(w, x):
+    return w.T @ x
+
+
+def gradients(function):
+    def loss(w, x):
+        return jnp.sum(jnp.sin(function(w, x)))
+
+    return jax.vmap(jax.grad(loss, argnums=(0, 1)))
+
+
+def reverse_over_reverse(function):
+    def loss(w, x):
+        return sum(jnp.sum(jnp.cos(g)) for g in gradients(function)(w, x))
+
+    return jax.grad(loss, argnums=(0, 1))
+
+
+def forward_over_reverse(function):
+    return lambda w, x: jax.jvp(gradients(function), (w, x), (jnp.cos(w), jnp.sin(x)))
+
+
+@pytest.mark.parametrize(
+    "derivative", [jax.vmap, gradients, reverse_over_reverse, forward_over_reverse]
+)
+@pytest.mark.parametrize("num_outputs", [1, FEW_OUTPUTS, FEW_OUTPUTS + 1])
+def test_product(key, derivative, num_outputs):
+    keys = jax.random.split(key)
+    w = jax.random.normal(keys[0], (3, 4, num_outputs))
+    x = jax.random.normal(keys[1], (3, 4, 7))
+    found, expected = (jax.jit(derivative(f))(w, x) for f in (product, plain))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+        found,
+        expected,
+    )
