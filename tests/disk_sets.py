@@ -4,7 +4,11 @@ import gzip
 import struct
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from lopt import disk
+from lopt.errors import ConfigError
 
 NUM_CLASSES = 3
 
@@ -82,3 +86,18 @@ def table(num=40, width=4):
     """A table whose columns have scales of their own, and classes."""
     random = np.random.RandomState(0)
     return random.randn(num, width) * 10.0 ** np.arange(width), labels(num)
+
+
+def complaint(path):
+    with pytest.raises(ConfigError) as caught:
+        disk.read(str(path))
+    assert "\n" not in caught.value.message and caught.value.message[-1] != "."
+    return caught.value
+
+
+def refused(path, *parts):
+    """The message has all these parts; the rest of the error."""
+    error = complaint(path)
+    for part in parts:
+        assert part in error.message
+    return error
