@@ -110,9 +110,9 @@ def test_classes_may_be_called_train_and_test(tmp_path):
 def test_one_image_in_color_makes_all_of_them_so(tmp_path):
     x, y = write_images(tmp_path, mode="L")
     image = Image.fromarray(pixels(1, 4, 5, 3)[0])
-    image.save(tmp_path / "eel" / "6.png")
+    image.save(tmp_path / "dog" / "2.png")
     x = np.repeat(x, 3, axis=1)
-    x[-1] = pixels(1, 4, 5, 3)[0].reshape(-1)
+    x[7 + 2] = pixels(1, 4, 5, 3)[0].reshape(-1)
     check(disk.read(str(tmp_path)), x, y, image=(4, 5, 3))
 
 

@@ -228,6 +228,7 @@ def test_images(tmp_path):
 
 def test_images_of_classes_that_are_not_trained(tmp_path):
     write_images(tmp_path / "train")
+    refused(tmp_path, f"`{tmp_path}/train` must have images", "got none")
     write_images(tmp_path / "test", classes=("cat", "fox"))
     refused(tmp_path, "test` must have classes that the train split has", "got `fox`")
 

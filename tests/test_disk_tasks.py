@@ -100,6 +100,12 @@ def test_small_integers_are_not_wrapped(tmp_path):
     assert (x_train[:, 0] * x_train[:, 1] < 0).all()
 
 
+def test_statistics_of_half_precision_do_not_overflow(tmp_path):
+    x = 1000 * table(60, width=1)[0].astype(np.float16)
+    (x_train, _) = data.dataset(save(tmp_path / "a.npz", x=x, y=labels(60)))["train"]
+    assert np.asarray(x_train).std() == pytest.approx(1, rel=1e-3)
+
+
 def test_caps_are_as_stated_and_options_change_them(tmp_path, unchecked_types):
     path = save(tmp_path / "a.npz", **numbered(6000, num_test=1000))
 
