@@ -16,7 +16,7 @@ They are those of what a family passes through `lopt.families.layers.preactivati
 import itertools
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,9 @@ from lopt.optimizers import layerwise
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "mlp": {"depth": 3, "base_width": 32},
-    "convnet": {"base_width": 16},
+    "convnet": {"depth": 1, "batch_size": 16, "base_width": 16},
     "regression": {"base_width": 32},
-    "autoencoder": {"base_width": 32},
+    "autoencoder": {"variational": True, "base_width": 32},
 }
 """The task that stands for a family."""
 MULTIPLES = (1, 2, 4, 8, 16)
@@ -128,7 +128,6 @@ def changes(
     multipliers: bool,
     *,
     family: str = "mlp",
-    options: Mapping[str, Any] | None = None,
     cases: Sequence[str] = CASES,
     multiples: Sequence[int] = MULTIPLES,
     seeds: int = SEEDS,
@@ -139,14 +138,13 @@ def changes(
       form: of the model.
       multipliers: whether updates have their muP multipliers.
       family: of the task.
-      options: of the task, beside those in `OPTIONS`.
       cases: names in `BASES` first, then perhaps "random theta".
       multiples: widths to train at, over the base width.
       seeds: of initialization, minibatches and theta.
     """
     rows = {case: [] for case in cases}
     keys = jax.random.split(jax.random.key(0), seeds)
-    given = {**OPTIONS[family], **(options or {}), "form": form}
+    given = {**OPTIONS[family], "form": form}
     lopt = mixture(cases)
     for multiple in multiples:
         task = FAMILIES[family](**given, width=multiple * given["base_width"])

@@ -1,4 +1,4 @@
-"""One rate suits every width: the coordinate check, at two widths."""
+"""One rate suits every width: the coordinate check, at two widths, of every family."""
 
 import inspect
 
@@ -7,14 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from family_tools import params_without_zeros
 
 from lopt import mup
 from lopt.bases import BASES
+from lopt.families import FAMILIES
 from lopt.optimizers import mixing
 from lopt.optimizers.layerwise import layerwise
 from lopt.packing import packing
 
-WIDTHS = (64, 256)
+MULTIPLES = (2, 8)
+LARGEST = {"convnet": 0.3, "regression": 0.15, "autoencoder": 0.3}
+"""Slope that a family may have, MLPs apart. An autoencoder starts with a code that is the
+smaller the wider it is, as every output is in muP, and needs some steps to lose that."""
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +28,11 @@ def slopes():
     found = {}
     for form, multipliers in coordinate_check.SETTINGS:
         seeds = 4 if multipliers else 1
-        changes = coordinate_check.changes(form, multipliers, widths=WIDTHS, seeds=seeds)
+        changes = coordinate_check.changes(
+            form, multipliers, multiples=MULTIPLES, seeds=seeds
+        )
         found[form, multipliers] = {
-            case: coordinate_check.slopes(WIDTHS, change)
+            case: coordinate_check.slopes(MULTIPLES, change)
             for case, change in changes.items()
         }
     return found
@@ -46,6 +53,39 @@ def test_without_multipliers_they_do_not(slopes, case):
     assert slopes["plain", False][case].max() > 0.5
 
 
+def test_every_family_is_checked():
+    assert set(coordinate_check.OPTIONS) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("family", LARGEST)
+def test_activations_of_every_family_change_alike(family):
+    """With Adam alone, for specs are judged. At the base width all settings are one."""
+    case = {"family": family, "cases": ("adam",)}
+    base = coordinate_check.changes("mup", True, multiples=(1,), **case)
+    found = {}
+    for setting in coordinate_check.SETTINGS:
+        wide = coordinate_check.changes(*setting, multiples=(4,), **case)
+        change = np.concatenate([base["adam"], wide["adam"]])
+        found[setting] = coordinate_check.slopes((1, 4), change)
+    assert np.abs(found["mup", True]).max() < LARGEST[family]
+    assert np.abs(found["plain", True]).max() < LARGEST[family]
+    assert found["plain", False].max() > 0.45
+
+
+def test_what_is_measured_is_what_layers_compute(key):
+    """Of an MLP in muP form, in plain numpy."""
+    task = FAMILIES["mlp"](width=48, depth=1, batch_size=8)
+    params = params_without_zeros(task, key)
+    batch = task.batch(key, task.data, "train")
+    found = coordinate_check.preactivations(task.loss, params, (), batch, key)
+    first, last = (jax.tree.map(np.asarray, layer) for layer in params.values())
+    hidden = np.asarray(batch[0]) @ first["w"] + first["b"]
+    logits = 32 / 48 * (np.maximum(hidden, 0) @ last["w"]) + last["b"]
+    assert len(found) == 2
+    np.testing.assert_allclose(found[0].T, hidden, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[1].T, logits, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("case", BASES)
 def test_a_case_is_the_base_that_it_names(key, case):
     """The second update of a matrix follows that base's direction and no other's."""
@@ -54,9 +94,9 @@ def test_a_case_is_the_base_that_it_names(key, case):
         {"w": scale * jax.random.normal(k, (6, 4))}
         for scale, k in zip((10.0, 1.0), jax.random.split(key), strict=True)
     ]
-    optimizer = coordinate_check.LOPT.opt_fn(
-        coordinate_check.theta_of(case, key), num_steps=9
-    )
+    cases = coordinate_check.CASES
+    theta = coordinate_check.theta_of(case, cases, key)
+    optimizer = coordinate_check.mixture(cases).opt_fn(theta, num_steps=9)
     state = optimizer.init(params)
     for grad in grads:
         updates, state = optimizer.update(grad, state, params, value=1.0)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family_tools import loss_and_metrics, params_without_zeros
+from family_tools import loss_and_metrics, params_without_zeros, quick
 
 from lopt.errors import ConfigError
 from lopt.families.autoencoder import autoencoder
@@ -87,6 +87,14 @@ def test_specs(variational, outputs):
     roles = [deep[f"layer_{i}"]["w"].role for i in range(6)]
     assert roles == ["input", "hidden", "output"] * 2
     assert [i for i in range(6) if "scale" in deep[f"layer_{i}"]] == [0, 1, 3, 4]
+
+
+def test_initial_codes_and_outputs_are_small(key):
+    task = autoencoder(width=256, code_size=16, output_init=0.5, form="plain")
+    params, _ = quick(task.init)(key, task.data)
+    for i, (fan_in, factor) in enumerate([(64, 1), (256, 0.25), (16, 1), (256, 0.25)]):
+        variance = float(jnp.var(params[f"layer_{i}"]["w"]))
+        assert variance == pytest.approx(factor / fan_in, rel=0.1)
 
 
 def test_options_are_in_the_name():
