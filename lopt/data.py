@@ -1,11 +1,12 @@
 """Datasets as device arrays in four splits, and pure minibatch sampling.
 
 A dataset comes with scikit-learn, or is the user's own, at a path (lopt.disk says in
-which formats): nothing is downloaded. It is split once, by a
-rule that does not change, into train, meta, valid and test (55, 15, 15 and 15 %); inputs
-are centered and scaled to unit RMS with statistics of the train split alone. (The rule
-changed once, on 2026-11-21: a prior of `layerwise` had been chosen on the first draw's
-test split, and what is reported must not be what something was chosen on.)
+which formats): nothing is downloaded. It is split once, by a rule that does not change,
+into train, meta, valid and test (55, 15, 15 and 15 %), the test split out of the source's
+own where it has one; inputs are centered and scaled to unit RMS with statistics of the
+train split alone. (The rule changed once, on 2026-11-21: a prior of `layerwise` had been
+chosen on the first draw's test split, and what is reported must not be what something was
+chosen on.)
 
 `patches` are the 8x8 patches, side by side, of scikit-learn's two sample photographs,
 in color, averaged to 4x4. The class says which photograph and which third of it (top,
@@ -22,9 +23,6 @@ An image lies row by row, and in a pixel color by color: a row of inputs is an a
 shape `image_shape`. `diabetes` and `linnerud` are tables with targets instead of classes,
 standardized one by one by the train split, too, so that a guess at the mean has a mean
 squared error of about 1 there.
-
-Where a dataset from disk has a test split of its own, ours is drawn from it, and the
-others from the rest, in the same proportions.
 """
 
 from collections.abc import Callable
@@ -287,7 +285,7 @@ def _split(
     """Indices of the examples of each split; groups are shuffled, and stay whole.
 
     The seed decides on all splits but the last. The last `num_test` examples, if any,
-    are what the test split is drawn from, and no other.
+    are what the test split is drawn from, and no other; the rest keep their proportions.
     """
     # RandomState, because numpy promises that its stream will never change. Seed 0 was
     # the first draw.

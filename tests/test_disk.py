@@ -155,8 +155,19 @@ def test_npz_of_targets_with_a_test_split_and_more(tmp_path):
     arrays = {"x": x[:30], "y": y[:30], "x_test": x[30:], "y_test": y[30:]}
     np.savez(tmp_path / "set.npz", names=objects, **arrays)
     check(disk.read(str(tmp_path / "set.npz")), x, y, num_test=10)
-    np.savez(tmp_path / "one.npz", x=x, y=y[:, 0])
-    check(disk.read(str(tmp_path / "one.npz")), x, y[:, :1])
+    one = {name: array[:, 0] if "y" in name else array for name, array in arrays.items()}
+    one |= {"x_test": x[30:31], "y_test": y[30:31, 0]}  # a guess at one is no guess
+    np.savez(tmp_path / "one.npz", **one)
+    check(disk.read(str(tmp_path / "one.npz")), x[:31], y[:31, :1], num_test=1)
+
+
+def test_npz_of_labels_of_several_types(tmp_path):
+    x, y = table()
+    parts = {"x": x, "y": y.astype(np.uint64), "x_test": x, "y_test": y.astype(np.int64)}
+    np.savez(tmp_path / "set.npz", **parts)
+    source = disk.read(str(tmp_path / "set.npz"))
+    check(source, [*x, *x], [*y, *y], num_test=40)
+    assert source.y.dtype == np.int64
 
 
 def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):

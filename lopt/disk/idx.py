@@ -16,7 +16,7 @@ import numpy as np
 from lopt.disk.source import Part, check_size, damaged, reading
 from lopt.errors import ConfigError
 
-_IMAGES = re.compile(r"(?P<set>.*)images(?P<dot>[-.])idx3-ubyte(\.gz)?")
+_IMAGES = re.compile(r".*images[-.]idx3-ubyte(\.gz)?")
 _TEST = re.compile(r"(.*\W)?(t10k|test)\W")
 _GZIP = b"\x1f\x8b"
 
@@ -37,7 +37,7 @@ def read(images: list[Path], place: Path) -> list[Part]:
       ConfigError: there are other pairs, or a file is not what it should be.
     """
     # Of a file that is there both plain and packed, the first, which is the plain one.
-    sets = {_IMAGES.fullmatch(path.name)["set"]: path for path in reversed(images)}
+    sets = {path.name.rpartition("images")[0]: path for path in reversed(images)}
     order = sorted(sets, key=lambda name: _TEST.fullmatch(name) is not None)
     if len(order) > 2 or (len(order) == 2 and not _is_train_and_test(*order)):
         raise ConfigError(
@@ -53,8 +53,8 @@ def _is_train_and_test(one: str, other: str) -> bool:
 
 
 def _read_pair(images: Path) -> Part:
-    found = _IMAGES.fullmatch(images.name)
-    name = f"{found['set']}labels{found['dot']}idx1-ubyte"
+    before, _, after = images.name.removesuffix(".gz").rpartition("images")
+    name = f"{before}labels{after.replace('idx3', 'idx1')}"
     candidates = [images.with_name(name), images.with_name(f"{name}.gz")]
     labels = next((path for path in candidates if path.exists()), None)
     if labels is None:

@@ -84,8 +84,8 @@ def _files(place: Path, classes: list[str]) -> list[tuple[Path, int]]:
 
 def _size_and_mode(opener: Any, paths: list[Path]) -> tuple[tuple[int, int], str]:
     """Height and width of all images, "L" or "RGB", of whole files."""
-    first, mode = None, "L"
-    for path in paths:
+    first, mode = (0, 0), "L"
+    for i, path in enumerate(paths):
         with _opened(opener, path) as image:
             size = image.height, image.width
             if image.mode not in _GRAY + _COLOR:
@@ -93,7 +93,7 @@ def _size_and_mode(opener: Any, paths: list[Path]) -> tuple[tuple[int, int], str
                 raise ConfigError(f"`{path}` {rule}, got mode {image.mode}")
             mode = "RGB" if image.mode in _COLOR else mode
             image.verify()  # checksums, which decoding does not look at
-        first = size if first is None else first
+        first = first if i else size
         if size != first:
             rule = f"must be of {first[0]}x{first[1]} pixels, as `{paths[0]}` is"
             hint = "bring all images to one size first"

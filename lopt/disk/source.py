@@ -83,12 +83,15 @@ def joined(train: Part, test: Part | None = None) -> Source:
     if len(train.y) < FEWEST:
         rule = f"must have at least {FEWEST} examples"
         raise ConfigError(f"`{train.file}` {rule}, got {len(train.y)}")
-    if np.ptp(train.x) == 0:
-        raise ConfigError(f"`{train.file}` must have inputs that differ, got all alike")
+    targets_differ = train.y.ndim == 1 or np.ptp(train.y, axis=0).all()
+    for what, differ in (("inputs", np.ptp(train.x)), ("targets", targets_differ)):
+        if not differ:
+            rule = f"must have {what} that differ"
+            raise ConfigError(f"`{train.file}` {rule}, got all alike")
     x, y = (np.concatenate([getattr(part, name) for part in parts]) for name in "xy")
     return Source(
         x=x.reshape(len(x), -1),
-        y=y - _first_class(parts) if y.ndim == 1 else y,
+        y=(y - _first_class(parts)).astype(np.int64) if y.ndim == 1 else y,
         image=x.shape[1:] if x.ndim == 4 else None,
         num_test=0 if test is None else len(test.y),
     )
@@ -110,8 +113,6 @@ def _check(part: Part) -> None:
                 got = f"{rows[tuple(wrong[0])]} in example {wrong[0][0]}"
                 rule = f"must have in `{name}` finite numbers of at most {_HUGE:g}"
                 raise ConfigError(f"`{part.file}` {rule}, got {got}")
-    if part.y.ndim == 2 and (np.ptp(part.y, axis=0) == 0).any():
-        raise ConfigError(f"`{part.file}` must have targets that differ, got all alike")
 
 
 def _first_class(parts: list[Part]) -> int:
