@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lopt.errors import LoptError as LoptError
     from lopt.evaluation import evaluate as evaluate
     from lopt.mup import param_specs as param_specs
+    from lopt.own_task import task_from as task_from
     from lopt.run import meta_train as meta_train
 
 _EXPORTS = {
@@ -27,6 +28,7 @@ _EXPORTS = {
     "load": "lopt.checkpoint",
     "meta_train": "lopt.run",
     "param_specs": "lopt.mup",
+    "task_from": "lopt.own_task",
 }
 
 __all__ = [*_EXPORTS, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -25,6 +25,7 @@ import optax
 
 from lopt.base import Array, ParamSpec
 from lopt.mup import Kind
+from lopt.numerics import root
 from lopt.packing import Packing, Stacks, as_matrices, from_matrices
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -119,7 +120,7 @@ def adam(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Base:
         del packing
         v = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, v, grads)
         debias = 1 / (1 - b2 ** (step + 1.0))
-        return jax.tree.map(lambda u, v: u / (jnp.sqrt(v * debias) + eps), u, v), v
+        return jax.tree.map(lambda u, v: u / (root(v * debias) + eps), u, v), v
 
     return Base(optax.ema(b1, debias=True), direction, "entrywise", _zeros_like)
 
@@ -136,7 +137,7 @@ def adabelief(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Base:
         debias, bias = 1 / (1 - b2 ** (step + 1.0)), 1 - b1 ** (step + 1.0)
         error = jax.tree.map(lambda u, g: g - bias * u, u, grads)
         s = jax.tree.map(lambda s, e: b2 * s + (1 - b2) * e * e, s, error)
-        return jax.tree.map(lambda u, s: u / (jnp.sqrt(s * debias) + eps), u, s), s
+        return jax.tree.map(lambda u, s: u / (root(s * debias) + eps), u, s), s
 
     return Base(optax.ema(b1, debias=True), direction, "entrywise", _zeros_like)
 
@@ -250,7 +251,7 @@ def orthogonalize(matrices: Array, steps: int = 5) -> Array:
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
-    norm = jnp.sqrt(jnp.sum(x * x, axis=(-2, -1), keepdims=True))
+    norm = root(jnp.sum(x * x, axis=(-2, -1), keepdims=True))
     x = x / (norm + 1e-8)
     for _ in range(steps):
         gram = x @ x.mT

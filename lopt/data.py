@@ -210,7 +210,7 @@ def _varied(
 @lru_cache
 def _dataset(name: str, seed: int, sizes: tuple[int, ...]) -> dict[Split, Examples]:
     raw = _raw(name)
-    indices = _split(raw.group, seed, num_test=raw.num_test, sizes=sizes)
+    indices = split_indices(raw.group, seed, num_test=raw.num_test, sizes=sizes)
     # A pixel that is almost always blank would explode if it had a scale of its own.
     xs = _standardized(raw.x, indices, axis=None if raw.image else 0)
     has_classes = np.issubdtype(raw.y.dtype, np.integer)
@@ -255,7 +255,7 @@ def train_size(name: str) -> int:
     """
     raw = _raw(name)
     sizes = (len(raw.y),) * len(SPLITS)
-    return len(_split(raw.group, 0, num_test=raw.num_test, sizes=sizes)[0])
+    return len(split_indices(raw.group, 0, num_test=raw.num_test, sizes=sizes)[0])
 
 
 def image_shape(name: str) -> tuple[int, int, int]:
@@ -275,7 +275,7 @@ def short_name(name: str) -> str:
     return Path(name).name.split(".")[0] if is_data_path(name) else name
 
 
-def _split(
+def split_indices(
     group: np.ndarray,
     seed: int,
     *,

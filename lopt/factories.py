@@ -58,7 +58,7 @@ def find(
         return _function(match["path"], match["factory"] or default)
     installed = {e.name: e for e in importlib.metadata.entry_points(group=group)}
     if name in installed:
-        return installed[name].load()
+        return _installed(installed[name])
     raise unknown_name(kind, name, {*registry, *installed})
 
 
@@ -123,10 +123,16 @@ def blaming(file: Path | None) -> Iterator[None]:
     except Exception as error:
         if file is None:
             raise
-        line = _line(error, str(file))
-        where = f"`{file}`" + (f" line {line}" if line else "")
         hint = error.hint if isinstance(error, LoptError) else None
-        raise ConfigError(f"{where}: {_reason(error)}", hint=hint) from error
+        raise ConfigError(_told(error, str(file)), hint=hint) from error
+
+
+def _told(error: Exception, file: str | None) -> str:
+    """Why, after the file to blame and the line where it failed, if there is one."""
+    if file is None:
+        return _reason(error)
+    line = _line(error, file)
+    return f"`{file}`" + (f" line {line}" if line else "") + f": {_reason(error)}"
 
 
 def _line(error: Exception, file: str) -> int | None:
@@ -143,6 +149,31 @@ def _reason(error: Exception) -> str:
     message = error.msg if isinstance(error, SyntaxError) else str(error)
     first = message.strip().partition("\n")[0]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def _installed(point: importlib.metadata.EntryPoint) -> Factory:
+    """What an entry point names, or one line about the package that offers it."""
+    where = f"entry point `{point.name}` (`{point.value}`)"
+    try:
+        factory = point.load()
+    except Exception as error:
+        file = _file_in_package(error, point.module.split(".")[0])
+        message = f"{where} cannot be imported: {_told(error, file)}"
+        raise ConfigError(message) from error
+    if not callable(factory):
+        kind = type(factory).__name__
+        raise ConfigError(f"{where} must be a function, got `{kind}`")
+    return factory
+
+
+def _file_in_package(error: Exception, package: str) -> str | None:
+    """The innermost file of an installed package that an exception passed through."""
+    if isinstance(error, SyntaxError):
+        return error.filename
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = [f.f_globals.get("__name__", "").split(".")[0] for f in frames]
+    own = [f for f, name in zip(frames, names, strict=True) if name == package]
+    return own[-1].f_code.co_filename if own else None
 
 
 def _function(path: str, name: str) -> Factory:

@@ -50,14 +50,15 @@ FORMS: tuple[Form, ...] = ("mup", "plain")
 Kind = Literal["entrywise", "orthogonalized"]
 
 
-def infer_specs(params: Params) -> Specs:
+def infer_specs(params: Params, *, output_axis: Literal[0, -1] = -1) -> Specs:
     """Specs from shapes alone, by the layout of jax kernels: the last axis is output.
 
-    A dense kernel is [in, out], a convolution HWIO. Vectors are taken for biases. What
-    shapes cannot tell stays unknown: every matrix is "hidden", of width 1, `depth` and
-    `num_layers` are None. Names are not used: jax sorts the keys of dicts.
+    A dense kernel is [in, out], a convolution HWIO; with `output_axis` 0, as in Equinox
+    and torch, [out, in] and OIHW. Vectors are taken for biases. What shapes cannot tell
+    stays unknown: every matrix is "hidden", of width 1, `depth` and `num_layers` are
+    None. Names are not used: jax sorts the keys of dicts.
     """
-    return jax.tree.map(lambda x: _spec_of_shape(tuple(x.shape)), params)
+    return jax.tree.map(lambda x: _spec_of_shape(tuple(x.shape), output_axis), params)
 
 
 def param_specs(
@@ -66,6 +67,7 @@ def param_specs(
     base_params: Params | None = None,
     roles: Mapping[str, Role] | None = None,
     form: Form = "plain",
+    output_axis: Literal[0, -1] = -1,
 ) -> Specs:
     """A `ParamSpec` for each parameter, by comparing with the shapes of a base model.
 
@@ -79,12 +81,13 @@ def param_specs(
       roles: roles that are known, by path: `{"head/w": "output"}`.
       form: "mup" if the model multiplies the products of its "output" tensors by
         1/`width_in`; "plain" if it does not.
+      output_axis: of all kernels: the last, or, as in Equinox, the first.
 
     Raises:
       ValueError: the trees differ in structure or rank.
       ConfigError: a role or the path of a role is unknown.
     """
-    specs = infer_specs(params)
+    specs = infer_specs(params, output_axis=output_axis)
     if base_params is not None:
         specs = jax.tree.map(_compare, specs, base_params)
     if roles:
@@ -110,14 +113,14 @@ def update_multiplier(spec: ParamSpec, kind: Kind) -> float:
     return math.sqrt(wanted / spectral_norm) / spec.forward
 
 
-def _spec_of_shape(shape: tuple[int, ...]) -> ParamSpec:
+def _spec_of_shape(shape: tuple[int, ...], output_axis: int) -> ParamSpec:
     rank = len(shape)
     if rank == 0:
         return ParamSpec(role="scalar", shape=shape)
-    out_axes = (rank - 1,)
+    out_axes = (range(rank)[output_axis],)
     if rank == 1:
         return ParamSpec(role="bias", shape=shape, out_axes=out_axes)
-    in_axes = tuple(range(rank - 1))
+    in_axes = tuple(axis for axis in range(rank) if axis not in out_axes)
     return ParamSpec(role="hidden", shape=shape, in_axes=in_axes, out_axes=out_axes)
 
 

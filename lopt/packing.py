@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from lopt.base import Array, Params, ParamSpec, Specs
+from lopt.numerics import root
 
 Stacks = tuple[Array, ...]
 """One float32 array [G, *shape] for each distinct kind of tensor."""
@@ -98,7 +99,7 @@ class Packing:
 
     def rms(self, stacks: Stacks) -> Array:
         """Root mean square of each tensor's elements, likewise."""
-        return jnp.sqrt(self.means(tuple(s * s for s in stacks)))
+        return root(self.means(tuple(s * s for s in stacks)))
 
     def spread(self, values: Array) -> Stacks:
         """[L, ...] -> for each stack [G, ..., 1, ..., 1], ready to multiply."""

@@ -114,13 +114,13 @@ def _build(entry: TaskConfig, where: str, *, trust: bool) -> Task:
         kind = type(task).__name__
         raise ConfigError(f"`{where}`: its factory must return a `Task`, got `{kind}`")
     with factories.blaming(factories.file_of(factory)):
-        complaint = _complaint(task)
-    if complaint:
-        raise ConfigError(f"`{where}`: task `{task.name}` {complaint}")
+        told = complaint(task)
+    if told:
+        raise ConfigError(f"`{where}`: task `{task.name}` {told}")
     return task
 
 
-def _complaint(task: Task) -> str | None:
+def complaint(task: Task) -> str | None:
     """What of its interface a task breaks, found from shapes alone; None if nothing."""
     if not 0 < task.loss_bound < math.inf:
         return f"must have a positive, finite `loss_bound`, got {task.loss_bound}"
@@ -134,11 +134,14 @@ def _complaint(task: Task) -> str | None:
     for spec, param in zip(*map(jax.tree.leaves, (task.specs, params)), strict=True):
         if not isinstance(spec, ParamSpec) or spec.shape != param.shape:
             return f"must have a `ParamSpec` of shape {param.shape}, got {spec}"
+        if not jnp.issubdtype(param.dtype, jnp.floating):
+            got = f"{param.dtype}{list(param.shape)}"
+            return f"must have parameters in floating point, got {got}"
     for split in task.splits:
         for batch in _batches(task, split):
             result = jax.eval_shape(task.loss, params, model_state, batch, key)
-            if complaint := _complaint_of_loss(result, model_state):
-                return complaint
+            if told := _complaint_of_loss(result, model_state):
+                return told
     return None
 
 
@@ -150,7 +153,7 @@ def _batches(task: Task, split: Split) -> tuple[Any, Any]:
 
 def _complaint_of_loss(result: Any, model_state: Any) -> str | None:
     match result:
-        case (loss, (new_state, dict() as metrics)):
+        case (jax.ShapeDtypeStruct() as loss, (new_state, dict() as metrics)):
             if loss.shape or not jnp.issubdtype(loss.dtype, jnp.floating):
                 return f"must have a scalar loss, got {loss.dtype}{list(loss.shape)}"
             if any(jax.tree.leaves(jax.tree.map(jnp.ndim, metrics))):

@@ -39,6 +39,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "convnet": {"depth": 1, "batch_size": 16, "base_width": 16},
     "regression": {"base_width": 32},
     "autoencoder": {"variational": True, "base_width": 32},
+    "transformer": {"depth": 1, "sequence_length": 16, "batch_size": 8, "base_width": 32},
+    "recurrent": {"sequence_length": 16, "batch_size": 8, "base_width": 32},
 }
 """The task that stands for a family."""
 MULTIPLES = (1, 2, 4, 8, 16)

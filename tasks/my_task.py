@@ -2,36 +2,29 @@
 
 import jax
 import jax.numpy as jnp
+from sklearn.datasets import load_digits
 
-from lopt.base import Task
-from lopt.data import dataset, sample_batch
-from lopt.mup import infer_specs
+import lopt
 
 
-def init(key, data):
+def init(key):
     """Weights from 64 pixels to a code of 16 numbers, and back."""
     encode_key, decode_key = jax.random.split(key)
     encode = jax.random.normal(encode_key, (64, 16)) / 8
-    return {"encode": encode, "decode": jax.random.normal(decode_key, (16, 64)) / 4}, ()
+    return {"encode": encode, "decode": jax.random.normal(decode_key, (16, 64)) / 4}
 
 
-def loss(params, model_state, batch, key):
+def loss(params, batch, key):
     """Mean squared error of what the code tells of the image; the mean image's is 1."""
-    x, _ = batch
-    error = jnp.tanh(x @ params["encode"]) @ params["decode"] - x
-    return jnp.mean(error**2), (model_state, {})
+    error = jnp.tanh(batch @ params["encode"]) @ params["decode"] - batch
+    return jnp.mean(error**2)
 
 
-def task(*, batch_size: int = 64) -> Task:
+def task(*, batch_size: int = 64) -> lopt.Task:
     """What a suite calls, with the options that it gives."""
-    data = dataset("digits")
-    return Task(
-        name="autoencoder",
-        data=data,
-        specs=infer_specs(jax.eval_shape(init, jax.random.key(0), data)[0]),
-        loss_bound=1.5,
-        init=init,
-        batch=lambda key, data, split: sample_batch(key, data[split], batch_size),
-        eval_batch=lambda data, split: data[split],
-        loss=loss,
+    x = load_digits().data
+    x -= x.mean(axis=0)
+    data = x / x.std()
+    return lopt.task_from(
+        name="autoencoder", init=init, loss=loss, data=data, batch_size=batch_size
     )

@@ -17,7 +17,13 @@ from lopt.optimizers.layerwise import layerwise
 from lopt.packing import packing
 
 MULTIPLES = (2, 8)
-LARGEST = {"convnet": 0.3, "regression": 0.15, "autoencoder": 0.3}
+LARGEST = {
+    "convnet": 0.3,
+    "regression": 0.15,
+    "autoencoder": 0.3,
+    "transformer": 0.15,
+    "recurrent": 0.15,
+}
 """Slope that a family may have, MLPs apart. An autoencoder starts with a code that is the
 smaller the wider it is, as every output is in muP, and needs some steps to lose that."""
 

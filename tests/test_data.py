@@ -45,7 +45,7 @@ def test_targets_are_standardized_by_the_train_split_alone(name):
     y = np.asarray(splits["train"][1], np.float64)
     np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-6)
     np.testing.assert_allclose((y**2).mean(axis=0), 1, rtol=1e-5)
-    indices = data._split(raw.group, 0)
+    indices = data.split_indices(raw.group, 0)
     mean, scale = raw.y[indices[0]].mean(axis=0), raw.y[indices[0]].std(axis=0)
     for split, i in zip(SPLITS, indices, strict=True):
         found = mean + scale * np.asarray(splits[split][1])
@@ -110,7 +110,7 @@ def test_columns_of_tables_have_scales_of_their_own(name):
 def test_other_splits_do_not_touch_the_statistics(monkeypatch):
     """Scaling test examples by 1000 must leave every other split as it was."""
     raw = data.DATASETS["digits"]()
-    test = data._split(raw.group, 0)[3]
+    test = data.split_indices(raw.group, 0)[3]
     x = raw.x.copy()
     x[test] *= 1000
     poisoned = data._Raw(x, raw.y, raw.group, raw.image)
@@ -125,7 +125,7 @@ def test_other_splits_do_not_touch_the_statistics(monkeypatch):
 @pytest.mark.parametrize("name", data.DATASETS)
 def test_no_example_and_no_group_is_in_two_splits(name, seed):
     group = data.DATASETS[name]().group
-    indices = data._split(group, seed)
+    indices = data.split_indices(group, seed)
     everything = np.concatenate(indices)
     assert len(np.unique(everything)) == len(everything)
     for i, one in enumerate(indices):
@@ -134,7 +134,7 @@ def test_no_example_and_no_group_is_in_two_splits(name, seed):
 
 
 def test_a_seed_draws_all_splits_but_test():
-    first, other = (data._split(np.arange(1797), seed) for seed in (0, 3))
+    first, other = (data.split_indices(np.arange(1797), seed) for seed in (0, 3))
     np.testing.assert_array_equal(first[3], other[3])
     for a, b in zip(first[:3], other[:3], strict=True):
         assert len(a) == len(b) and set(a) != set(b)
@@ -143,7 +143,7 @@ def test_a_seed_draws_all_splits_but_test():
 
 def test_split_is_fixed_forever():
     """The first examples of each split, as they were when the rule was made."""
-    indices = data._split(np.arange(1797), 0)
+    indices = data.split_indices(np.arange(1797), 0)
     first = [
         [874, 161, 1338],
         [1298, 1228, 1768],

@@ -28,12 +28,20 @@ VARIANTS = [
     ("autoencoder", {}),
     ("autoencoder", {"variational": True, "normalization": "layer", "depth": 2}),
     ("autoencoder", {"dataset": "diabetes", "depth": 0, "form": "plain", "width": 48}),
+    ("transformer", {}),
+    ("transformer", {"depth": 4, "num_heads": 1, "width": 48, "form": "plain"}),
+    ("transformer", {"width": 64, "dataset": "prose", "sequence_length": 5}),
+    ("recurrent", {}),
+    ("recurrent", {"cell": "lstm", "width": 48, "form": "plain", "depth": 9}),
+    ("recurrent", {"cell": "lstm", "width": 64, "dataset": "code", "batch_size": 3}),
 ]
 GUESSES = {
     "mlp": lambda task, batch: task.loss_bound / 1.5,
     "convnet": lambda task, batch: task.loss_bound / 1.5,
     "regression": lambda task, batch: jnp.mean(batch[1] ** 2),
     "autoencoder": lambda task, batch: jnp.mean(batch[0] ** 2),
+    "transformer": lambda task, batch: task.loss_bound / 1.5,
+    "recurrent": lambda task, batch: task.loss_bound / 1.5,
 }
 """What a loss is before anything is learned: ln C, or the mean square."""
 LEARNED = {
@@ -42,6 +50,8 @@ LEARNED = {
     ("convnet", "digits"): (1e-2, 0.25, {"accuracy": 0.93}),
     ("regression", "diabetes"): (1e-3, 0.75, {"r2": 0.38}),
     ("autoencoder", "digits"): (3e-3, 0.3, {}),
+    ("transformer", "lopt"): (1e-2, 2.5, {"accuracy": 0.33}),
+    ("recurrent", "lopt"): (1e-2, 2.4, {"accuracy": 0.36}),
 }
 """What 500 steps of Adam at a rate reach on `valid`, by family and dataset."""
 
@@ -84,6 +94,10 @@ def test_initial_loss_is_that_of_a_guess_and_below_the_bound(task, key, request)
         assert 0 <= metrics.get("accuracy", 0) <= 1
 
 
+ON_EXAMPLES = [v for v in VARIANTS if v[0] not in ("transformer", "recurrent")]
+
+
+@pytest.mark.parametrize("task", ON_EXAMPLES, ids=str, indirect=True)
 def test_evaluation_reads_the_whole_split(task):
     for split in SPLITS:
         for whole, read in zip(

@@ -13,12 +13,12 @@ PACKAGE = Path(lopt.__file__).parent
 
 LAYERS = (
     {"base", "compiling", "errors"},
-    {"config", "disk", "prng", "products"},
+    {"config", "disk", "numerics", "prng"},
     {"data", "features", "mup", "packing"},
-    {"bases", "factories", "files"},
+    {"bases", "corpus", "factories", "files"},
     {"families", "guard", "optimizers", "options", "unroll"},
     {"estimators", "outer", "suites", "weights"},
-    {"checkpoint", "groups"},
+    {"checkpoint", "groups", "own_task"},
     {"decisions", "published", "trainer"},
     {"evaluation", "run", "show"},
     {"cli"},

@@ -87,6 +87,20 @@ def test_shapes_alone_do_not_tell_order_or_output():
         assert mup.update_multiplier(spec, "orthogonalized") == 1
 
 
+def test_kernels_may_have_their_outputs_first():
+    shapes = {"a": (8, 3), "conv": (16, 8, 3, 5), "v": (7,), "s": ()}
+    wide, base = (
+        {k: jnp.zeros(tuple(n * d for d in s[:1]) + s[1:]) for k, s in shapes.items()}
+        for n in (2, 1)
+    )
+    specs = mup.param_specs(wide, base_params=base, output_axis=0)
+    assert (specs["a"].fan_in, specs["a"].fan_out) == (3, 16)
+    assert (specs["a"].role, specs["a"].width_out) == ("input", 2)
+    assert (specs["conv"].in_axes, specs["conv"].out_axes) == ((1, 2, 3), (0,))
+    for same in ("v", "s"):
+        assert specs[same] == mup.param_specs(wide, base_params=base)[same]
+
+
 def test_an_empty_tree_has_no_specs():
     assert mup.infer_specs({}) == {}
     assert mup.param_specs((), base_params=()) == ()

@@ -308,3 +308,39 @@ def test_matrices_follow_the_axes_of_the_spec(key):
     matrix = packing.as_matrices(turned, oihw)
     assert matrix.shape == (1, 18, 5)
     np.testing.assert_array_equal(packing.from_matrices(matrix, oihw), turned)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_derivative_in_theta_where_gradients_are_zero(name, key):
+    """As of biases at first, of inputs that are zero, of what the loss does not see."""
+    options = {"bases": tuple(BASES)} if name == "layerwise" else {}
+    lopt = OPTIMIZERS[name](**options)
+    theta = perturbed_theta(lopt, key)
+    x = jax.random.normal(key, (8, 4)).at[:, 1].set(0.0)
+    params = {"w": jnp.linspace(-1.0, 1.0, 12).reshape(4, 3), "b": jnp.zeros(3)}
+    params["unseen"] = jnp.ones((2, 2))
+
+    def loss(params):
+        return jnp.mean((jnp.tanh(x @ params["w"] + params["b"][None]) - 0.3) ** 2)
+
+    def trained(theta):
+        optimizer = lopt.opt_fn(theta, num_steps=10)
+        after, state = params, optimizer.init(params)
+        for _ in range(2):
+            value, grads = jax.value_and_grad(loss)(after)
+            updates, state = optimizer.update(grads, state, after, value=value)
+            after = optax.apply_updates(after, updates)
+        return loss(after)
+
+    direction = perturbed_theta(lopt, jax.random.key(7))
+    slope = jax.tree.reduce(
+        jnp.add,
+        jax.tree.map(
+            lambda g, d: jnp.sum(g * d), jax.jit(jax.grad(trained))(theta), direction
+        ),
+    )
+    both = [
+        jax.jit(trained)(jax.tree.map(lambda t, d, s=s: t + s * d, theta, direction))
+        for s in (3e-3, -3e-3)
+    ]
+    np.testing.assert_allclose(slope, (both[0] - both[1]) / 6e-3, rtol=0.05, atol=1e-4)

@@ -177,7 +177,6 @@ def test_a_task_that_breaks_the_interface_is_named(
     python = f"""
         from dataclasses import replace
         from problems import quadratic
-from suite_files import build, complaint
 
         def task():
             good = quadratic()
@@ -191,7 +190,6 @@ def test_every_split_is_looked_at(tmp_path, split):
     python = f"""
         from dataclasses import replace
         from problems import quadratic
-from suite_files import build, complaint
 
         def task():
             good = quadratic()

@@ -41,7 +41,7 @@ def other(curvature):
     return dataclasses.replace(quadratic(), name=f"curved-{curvature}")
 
 with open(__file__ + ".log", "a") as log:
-    log.write(tmp_path, "run ")
+    log.write("run ")
 """
     )
     entry = 'file = "file.py"\n[[tasks]]\nfile = "file.py:other"\ncurvature = 3\n'

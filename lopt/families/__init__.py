@@ -6,11 +6,15 @@ from lopt.base import Task
 from lopt.families.autoencoder import autoencoder
 from lopt.families.convnet import convnet
 from lopt.families.mlp import mlp
+from lopt.families.recurrent import recurrent
 from lopt.families.regression import regression
+from lopt.families.transformer import transformer
 
 FAMILIES: dict[str, Callable[..., Task]] = {
     "mlp": mlp,
     "convnet": convnet,
     "regression": regression,
     "autoencoder": autoencoder,
+    "transformer": transformer,
+    "recurrent": recurrent,
 }

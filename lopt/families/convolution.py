@@ -13,7 +13,7 @@ def convolve(x_CxHxWxB: Array, w_HWIO: Array, stride: int = 1) -> Array:
 
     One product of matrices over shifted copies: under vmap, where every particle has
     weights of its own, a CPU takes 15 times as long for XLA's convolution, and with
-    `lopt.products.product`, which keeps the copies in memory, a third longer.
+    `lopt.numerics.product`, which keeps the copies in memory, a third longer.
     """
     height, width = x_CxHxWxB.shape[1:3]
     padded = jnp.pad(x_CxHxWxB, ((0, 0), (1, 1), (1, 1), (0, 0)))

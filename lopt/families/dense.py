@@ -8,7 +8,7 @@ from itertools import pairwise
 from lopt.base import Array, Params, Specs
 from lopt.families.layers import preactivation
 from lopt.families.network import Network, Shapes, activate
-from lopt.products import product
+from lopt.numerics import product
 
 
 def dense_shapes(net: Network, *ends: tuple[int, int]) -> Shapes:

@@ -83,7 +83,7 @@ def guess_bound(values: Iterable[Array]) -> float:
 
 def task_on_examples(
     init: Callable[[PRNGKey], Params],
-    loss: Callable[[Params, Examples, PRNGKey], Measured],
+    loss: Callable[[Params, Batch, PRNGKey], Measured],
     *,
     specs: Specs,
     batch_size: int,
@@ -92,7 +92,7 @@ def task_on_examples(
 
     Args:
       init: `key -> params`.
-      loss: `(params, examples, key) -> (loss [], metrics)`.
+      loss: `(params, batch, key) -> (loss [], metrics)`.
       specs: of the parameters.
       batch_size: examples of a minibatch, drawn with replacement.
     """

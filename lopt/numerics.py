@@ -1,12 +1,13 @@
-"""Products of a layer's weights with many examples, laid out as a CPU is fast at them.
+"""Plain mathematics, written for how it is compiled and differentiated.
 
-On CPUs, XLA gives a product to its fast library only where the left side is summed over
-its last axis, and that is fastest where the right side is summed over its first; any
-other product takes up to twice as long. A compiler that is free to do so moves
+Products: on CPUs, XLA gives a product to its fast library only where the left side is
+summed over its last axis, and that is fastest where the right side is summed over its
+first; any other product takes up to twice as long. A compiler that is free to do so moves
 transpositions into products; barriers keep them where they are written.
 """
 
 import jax
+import jax.numpy as jnp
 
 from lopt.base import Array
 
@@ -38,3 +39,11 @@ def _backward(kept, dz_OxB: Array):
 
 
 product.defvjp(_forward, _backward)
+
+
+def root(x: Array) -> Array:
+    """√x of x ≥ 0, but 1e-19 at 0, with a derivative of 0 there.
+
+    That of sqrt is infinite, and infinity times a derivative of 0 is no number.
+    """
+    return jnp.sqrt(jnp.maximum(x, jnp.finfo(jnp.float32).tiny))

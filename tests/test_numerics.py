@@ -1,11 +1,11 @@
-"""A product with layouts of its own is the plain one, and so are its derivatives."""
+"""What is written for how it is compiled is still the plain mathematics."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lopt.products import FEW_OUTPUTS, product
+from lopt.numerics import FEW_OUTPUTS, product, root
 
 
 def plain(w, x):
@@ -44,3 +44,11 @@ def test_product(key, derivative, num_outputs):
         found,
         expected,
     )
+
+
+def test_root_has_a_derivative_everywhere():
+    x = jnp.asarray([0.0, 1e-30, 0.25])
+    np.testing.assert_array_equal(root(x)[1:], jnp.sqrt(x)[1:])
+    assert 0 <= root(x)[0] < 1e-18
+    slope = jax.vmap(jax.grad(lambda x: root(x * x)))(jnp.asarray([0.0, -2.0]))
+    np.testing.assert_array_equal(slope, [0.0, -1.0])

@@ -1,0 +1,163 @@
+"""What families of next-byte predictors share: windows of a corpus, loss, the options.
+
+Shapes in names: B windows, T bytes of each, N = BT with T changing fastest, C classes.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lopt import mup
+from lopt.base import Array, Data, Params, PRNGKey, Role, Split, Task
+from lopt.corpus import BLOCK, NUM_CLASSES, corpus, fixed_windows, sample_windows
+from lopt.families.checks import check_choices, check_integers
+from lopt.families.classification import cross_entropy, loss_bound
+from lopt.families.examples import Measured, task_on_examples
+from lopt.families.layers import draw_weights, layer_names, layer_specs
+
+EVAL_WINDOWS = 64
+"""What a curve is read on, forward only: about 1.5 steps on batches of 16."""
+OUTPUT_INIT = 0.1  # of the initial output weights: the first loss is near ln C
+STARTS = {"gain": 1.0, "bias": 0.0}
+ROLES: dict[str, Role] = {
+    "bytes": "embedding",
+    "positions": "embedding",
+    "gain": "norm",
+    "logits": "output",
+}
+"""Of tensors by their names; other matrices are hidden weights, other vectors biases."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextNet:
+    """What one compiled program depends on.
+
+    Attributes:
+      kind: what a family asks for beside the rest: a number of heads, or a cell.
+      width: units of a layer.
+      depth: blocks of a transformer, layers of a recurrent network.
+      sequence_length: T, bytes that a window predicts, each from those before it.
+      batch_size: windows of a minibatch.
+      form: "mup" multiplies the output weights' product by base_width / width; "plain"
+        does not.
+      base_width: the width at which both forms agree.
+
+    Raises:
+      BrokenRule: an option is out of range.
+    """
+
+    kind: Any
+    width: int
+    depth: int
+    sequence_length: int
+    batch_size: int
+    form: mup.Form
+    base_width: int
+
+    def __post_init__(self):
+        check_integers(1, width=self.width, depth=self.depth, base_width=self.base_width)
+        check_integers(1, batch_size=self.batch_size)
+        check_integers(1, most=BLOCK - 1, sequence_length=self.sequence_length)
+        check_choices(mup.FORMS, form=self.form)
+
+    @property
+    def forward(self) -> float:
+        """f, what the output weights' product is multiplied by."""
+        return self.base_width / self.width if self.form == "mup" else 1.0
+
+
+InitFn = Callable[[TextNet, PRNGKey, int], Params]
+"""`(net, key, width) -> params`, a dict of layers; the width need not be the net's."""
+LogitsFn = Callable[[TextNet, Params, Array], Array]
+"""`(net, params, x_BxT) -> logits_CxN`, of the byte after each."""
+
+
+def draw_layers(key: PRNGKey, shapes: Sequence[dict[str, tuple[int, ...]]]) -> Params:
+    """Initial layers of these tensors: gains 1, biases 0, small logits' weights."""
+    matrices = [s for layer in shapes for s in layer.values() if len(s) > 1]
+    drawn = iter(draw_weights(key, matrices))
+    layers = [
+        {
+            name: next(drawn) if len(shape) > 1 else jnp.full(shape, STARTS[name])
+            for name, shape in layer.items()
+        }
+        for layer in shapes
+    ]
+    # One row of them is looked up: unit variance.
+    layers[0]["bytes"] *= math.sqrt(NUM_CLASSES)
+    layers[-1]["logits"] *= OUTPUT_INIT
+    return dict(zip(layer_names(len(layers)), layers, strict=True))
+
+
+def text_task(
+    family: str,
+    net: TextNet,
+    init: InitFn,
+    logits: LogitsFn,
+    *,
+    dataset: str,
+    data_seed: int,
+) -> Task:
+    """A language model of bytes; metrics: `accuracy` and `bits_per_byte`.
+
+    The same net is the same functions, whatever the data.
+
+    Args:
+      family: its name.
+      net: its options.
+      init: an `InitFn`.
+      logits: a `LogitsFn`.
+      dataset: a name in `lopt.corpus.CORPORA`.
+      data_seed: of the splits but test.
+
+    Raises:
+      ConfigError: an option is out of range, or no corpus has this name.
+    """
+    check_integers(0, most=2**32 - 1, data_seed=data_seed)
+    name = f"{family}-{dataset}-{net.depth}x{net.width}"
+    name += "-plain" if net.form == "plain" else ""
+    name += f"-data-{data_seed}" if data_seed else ""
+    data = corpus(dataset, seed=data_seed)
+    return replace(_task(net, init, logits), name=name, data=data)
+
+
+@cache
+def _task(net: TextNet, init: InitFn, logits: LogitsFn) -> Task:
+    """The task without its name and data."""
+    length = net.sequence_length + 1
+
+    def start(key: PRNGKey) -> Params:
+        return init(net, key, net.width)
+
+    specs = layer_specs(
+        partial(init, net),
+        width=net.width,
+        base_width=net.base_width,
+        roles={
+            f"{layer}/{tensor}": ROLES[tensor]
+            for layer, tensors in jax.eval_shape(start, jax.random.key(0)).items()
+            for tensor in tensors.keys() & ROLES
+        },
+        form=net.form,
+    )
+
+    def loss(params: Params, windows: Array, key: PRNGKey) -> Measured:
+        del key
+        x_BxT, y_N = windows[:, :-1], windows[:, 1:].reshape(-1)
+        value, metrics = cross_entropy(logits(net, params, x_BxT), y_N)
+        return value, metrics | {"bits_per_byte": value / math.log(2)}
+
+    def batch(key: PRNGKey, data: Data, split: Split) -> Array:
+        return sample_windows(key, data[split], net.batch_size, length)
+
+    def eval_batch(data: Data, split: Split) -> Array:
+        return fixed_windows(data[split], EVAL_WINDOWS, length)
+
+    task = task_on_examples(start, loss, specs=specs, batch_size=net.batch_size)
+    bound = loss_bound(NUM_CLASSES)
+    return replace(task, batch=batch, eval_batch=eval_batch, loss_bound=bound)

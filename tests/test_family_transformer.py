@@ -1,0 +1,113 @@
+"""What a transformer computes, in plain numpy, one window and one place at a time."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from family_tools import loss_and_metrics, params_without_zeros
+
+from lopt.errors import ConfigError
+from lopt.families.transformer import transformer
+
+
+def norm(h, gain):
+    return h / np.sqrt(np.mean(h * h, axis=-1, keepdims=True) + 1e-6) * gain
+
+
+def gelu(x):
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def attention(q, k, v, scale):
+    """Of one head: rows are places, and place t sees those up to itself."""
+    out = np.empty_like(v)
+    for t in range(len(q)):
+        scores = np.array([scale * (q[t] @ k[s]) for s in range(t + 1)])
+        weights = np.exp(scores - scores.max())
+        out[t] = sum(w * v[s] for s, w in enumerate(weights / weights.sum()))
+    return out
+
+
+def numpy_logits(params, window, *, num_heads, scale, forward):
+    """[T, C] of one window of T bytes."""
+    first, *layers, last = (params[name] for name in sorted(params))
+    h = first["bytes"][window] + first["positions"]
+    for i in range(0, len(layers), 4):
+        attend, out, up, down = layers[i : i + 4]
+        a = norm(h, attend["gain"])
+        heads = [
+            np.split(a @ attend[name], num_heads, axis=1)
+            for name in ("query", "key", "value")
+        ]
+        mixed = [attention(q, k, v, scale) for q, k, v in zip(*heads, strict=True)]
+        h = h + np.concatenate(mixed, axis=1) @ out["out"]
+        h = h + gelu(norm(h, up["gain"]) @ up["up"]) @ down["down"]
+    return forward * (norm(h, last["gain"]) @ last["logits"])
+
+
+@pytest.mark.parametrize(
+    ("num_heads", "form", "scale", "forward"),
+    [
+        (4, "mup", math.sqrt(2) / 4, 0.5),
+        (2, "plain", 1 / math.sqrt(8), 1.0),
+    ],
+)
+def test_loss_is_that_of_plain_numpy(key, num_heads, form, scale, forward):
+    task = transformer(
+        width=16,
+        base_width=8,
+        depth=2,
+        num_heads=num_heads,
+        form=form,
+        sequence_length=6,
+        batch_size=5,
+    )
+    params = params_without_zeros(task, key)
+    windows = np.asarray(task.batch(key, task.data, "train"))
+    exact = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
+    losses, correct = [], []
+    for window in windows:
+        logits = numpy_logits(
+            exact, window[:-1], num_heads=num_heads, scale=scale, forward=forward
+        )
+        log_p = logits - np.log(np.sum(np.exp(logits), axis=1, keepdims=True))
+        losses.append(-log_p[np.arange(6), window[1:]])
+        correct.append(logits.argmax(axis=1) == window[1:])
+    loss, metrics = loss_and_metrics(task, params, jnp.asarray(windows), key)
+    assert loss == pytest.approx(np.mean(losses), rel=1e-5)
+    assert metrics["accuracy"] == pytest.approx(np.mean(correct))
+
+
+def test_both_forms_agree_at_the_base_width(key):
+    losses = []
+    for form in ("mup", "plain"):
+        task = transformer(width=8, base_width=8, sequence_length=4, form=form)
+        params = params_without_zeros(task, key)
+        batch = task.batch(key, task.data, "train")
+        losses.append(loss_and_metrics(task, params, batch, key)[0])
+    assert losses[0] == losses[1]
+
+
+def test_layers_are_counted_four_to_a_block(key):
+    task = transformer(depth=3, width=8, base_width=8)
+    params, _ = jax.eval_shape(task.init, key, task.data)
+    assert sorted(params) == [f"layer_{i:02}" for i in range(14)]
+    assert set(params["layer_09"]) == {"gain", "query", "key", "value"}
+    assert task.specs["layer_10"]["out"].depth == 10 / 13
+    assert task.specs["layer_10"]["out"].num_layers == 14
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_heads": 0}, "`num_heads` must be an integer of at least 1, got 0"),
+        ({"num_heads": 3}, "`width` must be a multiple of `num_heads`, 3, got 32"),
+        ({"width": 30, "num_heads": 3}, "`base_width` must be a multiple of `num_heads`"),
+    ],
+)
+def test_bad_options(unchecked_types, options, message):
+    with pytest.raises(ConfigError) as error:
+        transformer(**options)
+    assert str(error.value).startswith(message)
