@@ -150,6 +150,7 @@ def _card(
         "selection": _selection(run, config, choice),
         "seed": config.seed,
         "versions": record.get("versions", {}),
+        "data": record.get("data", {}),
         "git_commit": record.get("git_commit"),
         "started_from": record.get("started_from"),
         "cost": _cost(run, record, choice.snapshot),

@@ -16,6 +16,7 @@ from lopt.checkpoint import load_theta
 from lopt.config import load_suite
 from lopt.errors import CheckpointError, ConfigError
 from lopt.files import fileformat, rundir, snapshots
+from lopt.groups import data_hashes
 from lopt.run import build, meta_train
 
 pytestmark = pytest.mark.usefixtures("compiled")
@@ -27,6 +28,8 @@ def test_a_run_explains_itself(straight):
     record = json.loads((folder / "run.json").read_text())
     assert record["seed"] == 0
     assert record["versions"]["jax"] == jax.__version__
+    (group,) = build(load_suite(TOY), trust=True).groups
+    assert record["data"] == data_hashes(group)
     lines = rundir.read_metrics(folder)
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     assert lines == list(straight.metrics)

@@ -1,5 +1,6 @@
 """Resumed runs are uninterrupted ones, bit for bit, whatever stopped them."""
 
+import json
 import os
 import shutil
 import signal
@@ -55,6 +56,19 @@ def test_lines_after_the_restored_step_are_dropped(straight, tmp_path):
     toy_run(folder, resume=True, progress=recorder)
     assert recorder.steps == [(STEPS, STEPS)]
     assert_same_run(folder, straight.folder)
+
+
+def test_other_data_than_before_are_told(straight, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(straight.folder, folder)
+    shutil.rmtree(folder / rundir.CHECKPOINTS / str(STEPS))
+    record = rundir.read_json(folder / rundir.RECORD)
+    record["sessions"][0]["data"]["toy"] = "0" * 12
+    (folder / rundir.RECORD).write_text(json.dumps(record))
+    recorder = Recorder()
+    toy_run(folder, resume=True, progress=recorder)
+    told = [note for note in recorder.notes if "than before" in note]
+    assert told == ["other data than before: bits may differ from here on"]
 
 
 def test_leftovers_of_a_kill_while_saving_are_no_snapshots(straight, tmp_path):

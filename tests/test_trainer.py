@@ -13,7 +13,7 @@ from unrolls import two_rates
 
 from lopt.base import GradientEstimator, LearnedOptimizer, MetaGradient
 from lopt.errors import ConfigError
-from lopt.groups import group_tasks
+from lopt.groups import data_hashes, group_tasks
 from lopt.optimizers.layerwise import layerwise
 from lopt.optimizers.learnable import learnable_sgd
 from lopt.trainer import Trainer
@@ -212,3 +212,22 @@ def test_what_is_not_used_is_not_in_the_state(key):
     """Snapshots of runs without it are as they were before it existed."""
     state = make_trainer(two_rates(), [entry(quadratic(curvature=(1.0, 2.0)))]).init(key)
     assert (state.average, state.task_scales, state.selected) == ((), (), ())
+
+
+def test_data_are_told_apart_by_their_bytes_shapes_and_types():
+    def hashes(*datas):
+        tasks = [
+            entry(replace(quadratic(), name=str(i), data=data))
+            for i, data in enumerate(datas)
+        ]
+        unused = GradientEstimator(lambda *_: None, lambda *_: None)
+        groups = group_tasks(tasks, lambda _: unused)
+        return {k: v for group in groups for k, v in data_hashes(group).items()}
+
+    x = {"train": jnp.arange(6.0)}
+    changed = {"train": x["train"].at[3].set(2.5)}
+    one, other, again = hashes(x, changed, x).values()
+    assert one == again != other
+    assert hashes(x) == {"0": one} and len(one) == 12
+    for unlike in (x["train"].reshape(2, 3), x["train"].astype(jnp.int32)):
+        assert hashes({"train": unlike})["0"] not in (one, other)

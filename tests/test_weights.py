@@ -22,6 +22,7 @@ def test_card_of_a_run(straight, tmp_path):
     assert card["suite"] == str(TOY)
     assert (card["outer_steps"], card["seed"]) == (7, 0)
     assert card["versions"]["optax"] == optax.__version__
+    assert card["data"] == rundir.read_json(straight.folder / rundir.RECORD)["data"]
     assert card["cost"]["inner_steps"] == sum(x["inner_steps"] for x in straight.metrics)
     assert card["evaluation"] is None
 

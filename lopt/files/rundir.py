@@ -1,7 +1,8 @@
 """The folder of a meta-training run: what lies where, and how it is read and written.
 
     config.json     the resolved configuration; this file makes a folder a run
-    run.json        versions, git commit, seed, command, sessions; written before it
+    run.json        versions, hashes of the data, git commit, seed, command, sessions;
+                    written before it
     metrics.jsonl   one object per outer step
     selection.jsonl one object per selection, where the run has any
     checkpoints/N   snapshots (snapshots.py)
@@ -52,13 +53,14 @@ def add_session(folder: Path, session: Mapping[str, Any]) -> list[str]:
     """Notes in run.json that another process continues the run.
 
     Returns:
-      What it has otherwise than the process before it: "versions", "devices".
+      What it has otherwise than the process before it: "versions", "devices", "data".
     """
     record = read_json(folder / RECORD)
     before = record["sessions"][-1]
     record["sessions"].append(session)
     _write_json(folder / RECORD, record)
-    return [key for key in ("versions", "devices") if before[key] != session[key]]
+    said = [key for key in ("versions", "devices", "data") if key in before]
+    return [key for key in said if before[key] != session[key]]
 
 
 def read_config(folder: Path) -> RunConfig:

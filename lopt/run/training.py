@@ -17,6 +17,7 @@ from lopt.base import LearnedOptimizer, MetaParams
 from lopt.config import RunConfig, check_trust, load_suite
 from lopt.errors import ConfigError
 from lopt.files import fileformat, rundir, snapshots
+from lopt.groups import data_hashes
 from lopt.run.build import build
 from lopt.run.loop import Log, Progress, Silent, loop
 from lopt.run.plan import Plan, plan
@@ -231,7 +232,7 @@ def _in_folder(work: _Work, folder: Path, origin: str | None) -> Run:
     rundir.make_folder(folder)  # a place that refuses is found before compiling
     with handling(_stop_at_once):
         state, step_fn, score, seconds = work.begin(folder)
-    session = _session(todo) | {"compile_seconds": _seconds_since(started), **seconds}
+    session = _session(work) | {"compile_seconds": _seconds_since(started), **seconds}
     if todo.step:
         for what in rundir.add_session(folder, session):
             work.progress.note(f"other {what} than before: bits may differ from here on")
@@ -271,13 +272,15 @@ def _seconds_since(moment: float) -> float:
     return round(time.perf_counter() - moment, 1)
 
 
-def _session(todo: Plan) -> dict[str, Any]:
+def _session(work: _Work) -> dict[str, Any]:
     """What run.json says about one process."""
+    hashes = [data_hashes(group) for group in work.trainer.groups]
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "from_step": todo.step,
+        "from_step": work.todo.step,
         "devices": len(jax.devices()),
         "versions": rundir.versions(),
+        "data": {name: found for group in hashes for name, found in group.items()},
     }
 
 
@@ -290,6 +293,7 @@ def _record(
         "seed": config.seed,
         "started_from": origin,
         "versions": session["versions"],
+        "data": session["data"],
         "git_commit": rundir.git_commit(),
         "sessions": [session],
     }
