@@ -25,7 +25,10 @@ LARGEST = {
     "recurrent": 0.15,
 }
 """Slope that a family may have, MLPs apart. An autoencoder starts with a code that is the
-smaller the wider it is, as every output is in muP, and needs some steps to lose that."""
+smaller the wider it is, as every output is in muP, and needs some steps to lose that.
+Scores of attention are not looked at: within five steps queries and keys hardly align,
+and changes of scores fall with width in muP form (-0.3) and rise in the plain one (0.2).
+"""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,8 @@ def test_without_multipliers_they_do_not(slopes, case):
 
 
 def test_every_family_is_checked():
-    assert set(coordinate_check.OPTIONS) == set(FAMILIES)
+    without_width = {"quadratic"}
+    assert set(coordinate_check.OPTIONS) == set(FAMILIES) - without_width
 
 
 @pytest.mark.parametrize("family", LARGEST)

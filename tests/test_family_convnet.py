@@ -26,7 +26,7 @@ def test_convolution_is_that_of_xla(stride, size):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def numpy_logits(params, x, *, image, stride, multiplier, norm):
+def numpy_logits(params, x, *, image, stride, multiplier, norm, residual):
     """Pixel by pixel; x [B, D]."""
     *convolutions, output = (
         jax.tree.map(lambda p: np.asarray(p, np.float64), layer)
@@ -45,17 +45,28 @@ def numpy_logits(params, x, *, image, stride, multiplier, norm):
         if norm:
             mean, var = out.mean(3, keepdims=True), out.var(3, keepdims=True)
             out = (out - mean) / np.sqrt(var + 1e-5) * layer["scale"]
-        h = np.maximum(out + layer["b"], 0)
+        branch = np.maximum(out + layer["b"], 0)
+        h = h + branch if residual and i else branch
     return multiplier * (h.mean((1, 2)) @ output["w"]) + output["b"]
 
 
 @pytest.mark.parametrize("dataset", ["digits", "patches"])
 @pytest.mark.parametrize("normalization", ["none", "layer"])
-@pytest.mark.parametrize(("form", "multiplier"), [("mup", 4 / 12), ("plain", 1.0)])
-def test_loss_is_that_of_plain_numpy(key, dataset, normalization, form, multiplier):
-    options = {"width": 12, "base_width": 4, "depth": 1, "batch_size": 8}
+@pytest.mark.parametrize(
+    ("form", "multiplier", "residual"), [("mup", 4 / 12, False), ("plain", 1.0, True)]
+)
+def test_loss_is_that_of_plain_numpy(
+    key, dataset, normalization, form, multiplier, residual
+):
     task = convnet(
-        dataset=dataset, normalization=normalization, form=form, stride=2, **options
+        dataset=dataset,
+        normalization=normalization,
+        form=form,
+        residual=residual,
+        width=12,
+        base_width=4,
+        depth=1,
+        batch_size=8,
     )
     params = params_without_zeros(task, key)
     x, y = task.batch(key, task.data, "train")
@@ -66,6 +77,7 @@ def test_loss_is_that_of_plain_numpy(key, dataset, normalization, form, multipli
         stride=2,
         multiplier=multiplier,
         norm=normalization == "layer",
+        residual=residual,
     )
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     loss, metrics = loss_and_metrics(task, params, (x, y), key)
@@ -99,11 +111,13 @@ def test_options_are_in_the_name():
     task = convnet(stride=1, form="plain", normalization="layer", num_examples=9)
     assert task.name == "convnet-digits-2x16-relu-stride-1-layer-norm-plain-9-examples"
     assert convnet().name == "convnet-digits-2x16-relu"
+    assert convnet(residual=True).name == "resnet-digits-2x16-relu"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"residual": "no"}, "`residual` must be `true` or `false`, got 'no'"),
         ({"stride": 0}, "`stride` must be an integer of at least 1, got 0"),
         ({"width": 0}, "`width` must be an integer of at least 1, got 0"),
         ({"depth": -1}, "`depth` must be an integer of at least 0, got -1"),

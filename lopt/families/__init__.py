@@ -6,6 +6,7 @@ from lopt.base import Task
 from lopt.families.autoencoder import autoencoder
 from lopt.families.convnet import convnet
 from lopt.families.mlp import mlp
+from lopt.families.quadratic import quadratic
 from lopt.families.recurrent import recurrent
 from lopt.families.regression import regression
 from lopt.families.transformer import transformer
@@ -15,6 +16,7 @@ FAMILIES: dict[str, Callable[..., Task]] = {
     "convnet": convnet,
     "regression": regression,
     "autoencoder": autoencoder,
+    "quadratic": quadratic,
     "transformer": transformer,
     "recurrent": recurrent,
 }

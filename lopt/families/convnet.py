@@ -2,6 +2,9 @@
 
 A stem and `depth` more 3x3 convolutions of `width` channels, padded by one pixel of
 zeros; the stem moves by `stride` pixels. The mean over all pixels goes to the output.
+With `residual` each convolution adds to what it reads: h_l = h_{l-1} + act(norm(W_l *
+h_{l-1}) + b_l), a residual network whose norms are at the ends of its branches (Liu et
+al., "Swin transformer V2", arXiv 2111.09883, 2021), and keep no state.
 
 Shapes in names: C channels, H by W pixels, B examples of a batch, D inputs.
 """
@@ -14,7 +17,7 @@ import jax.numpy as jnp
 from lopt import mup
 from lopt.base import Params, PRNGKey, Task
 from lopt.data import Examples, image_shape, short_name
-from lopt.families.checks import check_integers
+from lopt.families.checks import check_choices, check_integers
 from lopt.families.classification import count_classes, cross_entropy, loss_bound
 from lopt.families.convolution import convolve
 from lopt.families.dense import apply_dense
@@ -30,6 +33,7 @@ def convnet(
     width: int = 16,
     depth: int = 2,
     stride: int = 2,
+    residual: bool = False,
     batch_size: int = 32,
     activation: str = "relu",
     normalization: str = "none",
@@ -51,6 +55,7 @@ def convnet(
       width: channels.
       depth: convolutions after the stem.
       stride: of the stem, in pixels.
+      residual: whether convolutions after the stem add to their inputs.
       batch_size: examples of a minibatch, drawn with replacement.
       activation: and all from here to `output_init`: see `lopt.families.network.Network`;
         "layer" normalizes over the channels of a pixel.
@@ -81,21 +86,23 @@ def convnet(
         output_init=output_init,
     )
     check_integers(1, batch_size=batch_size, stride=stride)
-    name = f"convnet-{short_name(dataset)}-{depth}x{width}-{activation}"
+    check_choices((True, False), residual=residual)
+    kind = "resnet" if residual else "convnet"
+    name = f"{kind}-{short_name(dataset)}-{depth}x{width}-{activation}"
     name += f"-stride-{stride}" if stride != 2 else ""
     num_classes = count_classes(data)
-    task = _task(net, image, num_classes, stride, batch_size)
+    task = _task(net, image, num_classes, stride, residual, batch_size)
     bound = loss_bound(num_classes)
     return replace(task, name=name + net.suffix + suffix, data=data, loss_bound=bound)
 
 
 @cache
 def _task(
-    net: Network, image: Image, num_classes: int, stride: int, batch_size: int
+    net: Network, image: Image, classes: int, stride: int, residual: bool, batch_size: int
 ) -> Task:
     def shapes(width: int) -> list[tuple[int, ...]]:
         convolutions = [(3, 3, width, width)] * net.depth
-        return [(3, 3, image[2], width), *convolutions, (width, num_classes)]
+        return [(3, 3, image[2], width), *convolutions, (width, classes)]
 
     init, specs = partial(init_network, net, shapes), network_specs(net, shapes)
 
@@ -106,7 +113,8 @@ def _task(
         *convolutions, output = sorted(params)
         for i, name in enumerate(convolutions):
             product = convolve(h_CxHxWxB, params[name]["w"], 1 if i else stride)
-            h_CxHxWxB = activate(net, params[name], product)
+            branch = activate(net, params[name], product)
+            h_CxHxWxB = h_CxHxWxB + branch if residual and i else branch
         h_CxB = jnp.mean(h_CxHxWxB, axis=(1, 2))
         logits_KxB = apply_dense(net, specs, {output: params[output]}, h_CxB)
         return cross_entropy(logits_KxB, y_B)
