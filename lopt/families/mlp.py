@@ -35,7 +35,7 @@ def mlp(
     input_offset: float = 0.0,
     data_seed: int = 0,
 ) -> Task:
-    """A classifier trained on softmax cross-entropy; metrics: `accuracy`.
+    """A multilayer perceptron that classifies; metrics: `accuracy`.
 
     Args:
       dataset: a name in `lopt.data.DATASETS`, of classes.
