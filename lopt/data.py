@@ -1,32 +1,18 @@
 """Datasets as device arrays in four splits, and pure minibatch sampling.
 
-A dataset comes with scikit-learn, or is the user's own, at a path (lopt.disk says in
-which formats): nothing is downloaded. It is split once, by a rule that does not change,
+A dataset comes with scikit-learn (lopt.bundled), or is the user's own, at a path
+(lopt.disk): nothing is downloaded. It is split once, by a rule that does not change,
 into train, meta, valid and test (55, 15, 15 and 15 %), the test split out of the source's
 own where it has one; inputs are centered and scaled to unit RMS with statistics of the
 train split alone. (The rule changed once, on 2026-11-21: a prior of `layerwise` had been
 chosen on the first draw's test split, and what is reported must not be what something was
 chosen on.)
 
-`patches` are the 8x8 patches, side by side, of scikit-learn's two sample photographs,
-in color, averaged to 4x4. The class says which photograph and which third of it (top,
-middle, bottom) a patch is from; the best runs of small networks tell it for 58 % of
-unseen patches (benchmarks/digits-heldout.json). Neighbors look alike, so whole columns of
-patches, two by two and in both photographs, go to one split.
-
-`digits-permuted` are the digits with their pixels in another, fixed order: for a network
-of dense layers the same task from other initial weights, for one that knows of neighbors
-another. `digits-regrouped` asks whether a digit is odd and whether it is at least 5:
-four classes, each of two or three shapes.
-
 An image lies row by row, and in a pixel color by color: a row of inputs is an array of
-shape `image_shape`. `diabetes` and `linnerud` are tables with targets instead of classes,
-standardized one by one by the train split, too, so that a guess at the mean has a mean
-squared error of about 1 there.
+shape `image_shape`. Targets are standardized one by one by the train split, too, so that
+a guess at the mean has a mean squared error of about 1 there.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,6 +21,7 @@ import numpy as np
 
 from lopt import disk, prng
 from lopt.base import SPLITS, Array, PRNGKey, Split
+from lopt.bundled import DATASETS, Raw
 from lopt.config import BrokenRule, is_data_path
 from lopt.errors import unknown_name
 
@@ -45,103 +32,6 @@ FRACTIONS = (0.55, 0.15, 0.15, 0.15)
 MAX_SIZES = (2000, 400, 400, 400)
 """A split is capped, so that evaluating on the whole of it stays cheap. What is given as
 `num_examples` or `eval_examples` is a cap instead."""
-
-_PATCH = 8  # pixels, the side of a patch
-_BLOCK = 2  # columns of patches that stay together in one split
-
-
-@dataclass(frozen=True)
-class _Raw:
-    """A dataset before it is split."""
-
-    x: np.ndarray  # [N, D]
-    y: np.ndarray  # [N], classes 0, 1, ..., or [N, K], targets
-    group: np.ndarray  # [N], examples of one group stay in one split
-    image: tuple[int, int, int] | None  # [height, width, colors]; None: a table
-    num_test: int = 0  # the last so many are a test split of the dataset's own
-
-
-def _table(load: Callable, *, image: tuple[int, int, int] | None = None) -> _Raw:
-    x, y = load(return_X_y=True)
-    return _Raw(x, y, np.arange(len(y)), image)
-
-
-def _digits() -> _Raw:
-    from sklearn.datasets import load_digits
-
-    return _table(load_digits, image=(8, 8, 1))
-
-
-def _digits_permuted() -> _Raw:
-    raw = _digits()
-    order = np.random.RandomState(1).permutation(raw.x.shape[1])
-    return replace(raw, x=raw.x[:, order])
-
-
-def _digits_regrouped() -> _Raw:
-    raw = _digits()
-    return replace(raw, y=2 * (raw.y >= 5) + raw.y % 2)
-
-
-def _breast_cancer() -> _Raw:
-    from sklearn.datasets import load_breast_cancer
-
-    return _table(load_breast_cancer)
-
-
-def _wine() -> _Raw:
-    from sklearn.datasets import load_wine
-
-    return _table(load_wine)
-
-
-def _iris() -> _Raw:
-    from sklearn.datasets import load_iris
-
-    return _table(load_iris)
-
-
-def _patches() -> _Raw:
-    from sklearn.datasets import load_sample_images
-
-    xs, ys, groups = [], [], []
-    for photo, image in enumerate(load_sample_images().images):
-        rows, columns = (size // _PATCH for size in image.shape[:2])
-        image = image[: rows * _PATCH, : columns * _PATCH]
-        tiles = image.reshape(rows, _PATCH // 2, 2, columns, _PATCH // 2, 2, 3)
-        tiles = tiles.mean(axis=(2, 5)).swapaxes(1, 2)
-        row, column = np.indices((rows, columns)).reshape(2, -1)
-        xs.append(tiles.reshape(rows * columns, -1))
-        ys.append(3 * photo + 3 * row // rows)
-        groups.append(column // _BLOCK)
-    side = _PATCH // 2
-    return _Raw(*map(np.concatenate, (xs, ys, groups)), image=(side, side, 3))
-
-
-def _diabetes() -> _Raw:
-    from sklearn.datasets import load_diabetes
-
-    raw = _table(load_diabetes)
-    return replace(raw, y=raw.y[:, None])
-
-
-def _linnerud() -> _Raw:
-    from sklearn.datasets import load_linnerud
-
-    return _table(load_linnerud)
-
-
-DATASETS: dict[str, Callable[[], _Raw]] = {
-    "digits": _digits,
-    "digits-permuted": _digits_permuted,
-    "digits-regrouped": _digits_regrouped,
-    "patches": _patches,
-    "breast_cancer": _breast_cancer,
-    "wine": _wine,
-    "iris": _iris,
-    "diabetes": _diabetes,
-    "linnerud": _linnerud,
-}
 
 
 def dataset(
@@ -235,7 +125,7 @@ def _standardized(values: np.ndarray, indices: list[np.ndarray], *, axis: int | 
 
 
 @lru_cache(maxsize=2)  # two, because a dataset from disk may be large
-def _raw(name: str) -> _Raw:
+def _raw(name: str) -> Raw:
     if name in DATASETS:
         return DATASETS[name]()
     if not is_data_path(name):
@@ -244,7 +134,7 @@ def _raw(name: str) -> _Raw:
         raise unknown_name("dataset", name, DATASETS, hint=hint)
     source = disk.read(name)
     group = np.arange(len(source.y))
-    return _Raw(source.x, source.y, group, source.image, source.num_test)
+    return Raw(source.x, source.y, group, source.image, source.num_test)
 
 
 def train_size(name: str) -> int:

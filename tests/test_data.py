@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lopt import data
+from lopt import bundled, data
 from lopt.base import SPLITS
 from lopt.errors import ConfigError
 
@@ -66,11 +66,11 @@ def test_images_lie_row_by_row_and_color_by_color():
 
     image = load_digits().images[7]
     np.testing.assert_array_equal(
-        data._digits().x[7].reshape(data.image_shape("digits")), image[:, :, None]
+        bundled._digits().x[7].reshape(data.image_shape("digits")), image[:, :, None]
     )
     assert data.image_shape("digits-permuted") == (8, 8, 1)
     # Colors of one pixel are more alike than those of two.
-    pixels = data._patches().x.reshape(-1, *data.image_shape("patches"))
+    pixels = bundled._patches().x.reshape(-1, *data.image_shape("patches"))
     across, aside = (np.abs(np.diff(pixels, axis=axis)).mean() for axis in (3, 2))
     assert pixels.shape[1:] == (4, 4, 3)
     assert across > 1.5 * aside
@@ -113,7 +113,7 @@ def test_other_splits_do_not_touch_the_statistics(monkeypatch):
     test = data.split_indices(raw.group, 0)[3]
     x = raw.x.copy()
     x[test] *= 1000
-    poisoned = data._Raw(x, raw.y, raw.group, raw.image)
+    poisoned = bundled.Raw(x, raw.y, raw.group, raw.image)
     monkeypatch.setitem(data.DATASETS, "poisoned", lambda: poisoned)
     clean, dirty = data.dataset("digits"), data.dataset("poisoned")
     for split in ("train", "meta", "valid"):
@@ -154,7 +154,7 @@ def test_split_is_fixed_forever():
 
 
 def test_patches_are_from_where_their_class_says():
-    raw = data._patches()
+    raw = bundled._patches()
     photo, third = raw.y // 3, raw.y % 3
     assert np.bincount(raw.y).min() > 1300
     for p in (0, 1):
@@ -174,7 +174,7 @@ def test_patches_average_two_by_two_pixels():
         for j in range(4)
         for c in range(3)
     ]
-    patch = data._patches().x[53 * 80 + 80 + 3]
+    patch = bundled._patches().x[53 * 80 + 80 + 3]
     np.testing.assert_allclose(patch, expected)
 
 

@@ -12,7 +12,7 @@ import lopt
 PACKAGE = Path(lopt.__file__).parent
 
 LAYERS = (
-    {"base", "compiling", "errors"},
+    {"base", "bundled", "compiling", "errors"},
     {"config", "disk", "numerics", "prng"},
     {"data", "features", "mup", "packing"},
     {"bases", "corpus", "factories", "files"},

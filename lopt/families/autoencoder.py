@@ -45,7 +45,7 @@ def autoencoder(
     eval_examples: int | None = None,
     data_seed: int = 0,
 ) -> Task:
-    """An autoencoder trained on squared error; metrics: `reconstruction`, `kl`.
+    """An autoencoder, plain or variational; metrics: `reconstruction`, `kl`.
 
     The mean input costs 1; `kl` is in nats an example, 0 if not variational.
 

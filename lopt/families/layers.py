@@ -66,11 +66,13 @@ def layer_specs(
     form: mup.Form,
 ) -> Specs:
     """Specs of what `init(key, width)` makes, each tensor's depth being its layer's."""
-    key = jax.random.key(0)
-    params, base = (
-        jax.eval_shape(partial(init, width=w), key) for w in (width, base_width)
+
+    def shapes(width: int) -> Params:
+        return jax.eval_shape(lambda key: init(key, width), jax.random.key(0))
+
+    specs = mup.param_specs(
+        shapes(width), base_params=shapes(base_width), roles=roles, form=form
     )
-    specs = mup.param_specs(params, base_params=base, roles=roles, form=form)
     last = max(len(specs) - 1, 1)
     for i, name in enumerate(sorted(specs)):
         place = partial(replace, depth=i / last, num_layers=len(specs))

@@ -36,7 +36,7 @@ def mlp(
     eval_examples: int | None = None,
     data_seed: int = 0,
 ) -> Task:
-    """A classifier trained on softmax cross-entropy; metrics: `accuracy`.
+    """A multilayer perceptron that classifies; metrics: `accuracy`.
 
     Args:
       dataset: a name in `lopt.data.DATASETS` or a path (`lopt.disk`), of classes.

@@ -96,7 +96,9 @@ def network_specs(net: Network, shapes: Shapes) -> Specs:
     """The specs of `init_network`'s parameters."""
     weights = _roles(shapes)
     names = layer_names(len(weights))
-    roles = {f"{name}/w": role for name, role in zip(names, weights, strict=True)}
+    roles: dict[str, Role] = {
+        f"{name}/w": role for name, role in zip(names, weights, strict=True)
+    }
     if net.normalization == "layer":
         hidden = [name for name in names if roles[f"{name}/w"] != "output"]
         roles |= {f"{name}/scale": "norm" for name in hidden}

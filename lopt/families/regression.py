@@ -35,7 +35,7 @@ def regression(
     eval_examples: int | None = None,
     data_seed: int = 0,
 ) -> Task:
-    """A regression trained on mean squared error; metrics: `r2`.
+    """A multilayer perceptron trained on squared error; metrics: `r2`.
 
     Targets have unit variance over the train split: a guess at its mean costs 1 there.
 
