@@ -16,11 +16,12 @@ a guess at the mean has a mean squared error of about 1 there.
 from functools import lru_cache
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lopt import disk, prng
-from lopt.base import SPLITS, Array, PRNGKey, Split
+from lopt.base import SPLITS, Array, Batch, PRNGKey, Split
 from lopt.bundled import DATASETS, Raw
 from lopt.config import BrokenRule, is_data_path
 from lopt.errors import unknown_name
@@ -197,10 +198,9 @@ def split_indices(
     return indices
 
 
-def sample_batch(key: PRNGKey, examples: Examples, batch_size: int) -> Examples:
-    """A minibatch, drawn uniformly with replacement: `(x [B, D], y [B, ...])`."""
-    x_NxD, y_N = examples
+def sample_batch(key: PRNGKey, examples: Batch, batch_size: int) -> Batch:
+    """A minibatch of arrays [N, ...], drawn uniformly with replacement: [B, ...]."""
+    size = len(jax.tree.leaves(examples)[0])
     # Bits modulo N: uniform to within N / 2³².
-    index_B = prng.bits(key, batch_size) % jnp.uint32(y_N.shape[0])
-    x_BxD = x_NxD.at[index_B].get(mode="promise_in_bounds")
-    return x_BxD, y_N.at[index_B].get(mode="promise_in_bounds")
+    index_B = prng.bits(key, batch_size) % jnp.uint32(size)
+    return jax.tree.map(lambda x: x.at[index_B].get(mode="promise_in_bounds"), examples)

@@ -22,7 +22,7 @@ from lopt import prng
 from lopt.base import SPLITS, Params, Specs, Task
 from lopt.compiling import compile_lowered
 from lopt.config import BrokenRule
-from lopt.data import FRACTIONS
+from lopt.data import FRACTIONS, sample_batch
 from lopt.errors import ConfigError
 from lopt.mup import param_specs
 from lopt.suites import complaint
@@ -102,11 +102,7 @@ def _functions(
                 raise ConfigError(f"`init` {rule}, got {got}")
 
     def batch(key, data, split):
-        size = len(jax.tree.leaves(data[split])[0])
-        index_B = prng.bits(key, batch_size) % jnp.uint32(size)
-        return jax.tree.map(
-            lambda x: x.at[index_B].get(mode="promise_in_bounds"), data[split]
-        )
+        return sample_batch(key, data[split], batch_size)
 
     def eval_batch(data, split):
         return jax.tree.map(lambda x: x[:eval_size], data[split])
