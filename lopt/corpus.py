@@ -12,8 +12,8 @@ for any other byte: the parts share their classes, and any other text would too.
 
 Each part is cut into blocks of 1024 bytes, and whole blocks go to the splits, by the rule
 of `lopt.data`; "lopt" is both parts, split by split. A window lies within one block, so
-that no byte of a test window is in a window of another split. Prose repeats itself and
-code does, more than novels do: losses say nothing of other texts.
+that no byte of a test window is in a window of another split. Both parts repeat
+themselves, more than novels do: losses on them say little of other texts.
 """
 
 import hashlib

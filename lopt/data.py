@@ -1,10 +1,12 @@
 """Datasets as device arrays in four splits, and pure minibatch sampling.
 
-Every dataset comes with scikit-learn, so nothing is downloaded. It is split once, by a
-rule that does not change, into train, meta, valid and test (55, 15, 15 and 15 %); inputs
-are centered and scaled to unit RMS with statistics of the train split alone. (The rule
-changed once, on 2026-11-21: a prior of `layerwise` had been chosen on the first draw's
-test split, and what is reported must not be what something was chosen on.)
+A dataset comes with scikit-learn, or is the user's own, at a path (lopt.disk says in
+which formats): nothing is downloaded. It is split once, by a rule that does not change,
+into train, meta, valid and test (55, 15, 15 and 15 %), the test split out of the source's
+own where it has one; inputs are centered and scaled to unit RMS with statistics of the
+train split alone. (The rule changed once, on 2026-11-21: a prior of `layerwise` had been
+chosen on the first draw's test split, and what is reported must not be what something was
+chosen on.)
 
 `patches` are the 8x8 patches, side by side, of scikit-learn's two sample photographs,
 in color, averaged to 4x4. The class says which photograph and which third of it (top,
@@ -25,14 +27,15 @@ squared error of about 1 there.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import lru_cache
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
-from lopt import prng
+from lopt import disk, prng
 from lopt.base import SPLITS, Array, PRNGKey, Split
-from lopt.config import BrokenRule
+from lopt.config import BrokenRule, is_data_path
 from lopt.errors import unknown_name
 
 Examples = tuple[Array, Array]
@@ -40,7 +43,8 @@ Examples = tuple[Array, Array]
 
 FRACTIONS = (0.55, 0.15, 0.15, 0.15)
 MAX_SIZES = (2000, 400, 400, 400)
-"""A split is capped, so that evaluating on the whole of it stays cheap."""
+"""A split is capped, so that evaluating on the whole of it stays cheap. What is given as
+`num_examples` or `eval_examples` is a cap instead."""
 
 _PATCH = 8  # pixels, the side of a patch
 _BLOCK = 2  # columns of patches that stay together in one split
@@ -54,6 +58,7 @@ class _Raw:
     y: np.ndarray  # [N], classes 0, 1, ..., or [N, K], targets
     group: np.ndarray  # [N], examples of one group stay in one split
     image: tuple[int, int, int] | None  # [height, width, colors]; None: a table
+    num_test: int = 0  # the last so many are a test split of the dataset's own
 
 
 def _table(load: Callable, *, image: tuple[int, int, int] | None = None) -> _Raw:
@@ -146,28 +151,32 @@ def dataset(
     label_noise: float = 0.0,
     input_scale: float = 1.0,
     input_offset: float = 0.0,
+    eval_examples: int | None = None,
     seed: int = 0,
 ) -> dict[Split, Examples]:
     """The four splits of a dataset, each of examples.
 
     Args:
-      name: a key of `DATASETS`.
-      num_examples: of the train split, drawn from it; None: all. A smaller number's
-        examples are among a larger one's.
+      name: a key of `DATASETS`, or a path, which has a `/` or a suffix.
+      num_examples: of the train split, drawn from it; None: 2000, or all. A smaller
+        number's examples are among a larger one's.
       label_noise: fraction of the train split's labels that are replaced, each by one of
         the other classes; the other splits stay clean. Not of targets.
       input_scale: s in s (x + input_offset), the inputs of every split.
       input_offset: what is added to every input, in units of their RMS.
+      eval_examples: of each other split, at most; None: 400.
       seed: of what is drawn, and of which examples are in the train, the meta and the
         valid split: what is learned from one draw is the draw's, for the splits are
         small. The test split is the same for all.
 
     Raises:
-      ConfigError: no dataset has this name.
+      ConfigError: no dataset has this name, or what is at the path is none.
     """
-    if name not in DATASETS:
-        raise unknown_name("dataset", name, DATASETS)
-    return dict(_varied(name, num_examples, label_noise, input_scale, input_offset, seed))
+    most, *others = MAX_SIZES
+    sizes = (max(most, num_examples or 0), *(eval_examples or size for size in others))
+    return dict(
+        _varied(name, num_examples, label_noise, input_scale, input_offset, seed, sizes)
+    )
 
 
 @lru_cache
@@ -178,8 +187,9 @@ def _varied(
     input_scale: float,
     input_offset: float,
     seed: int,
+    sizes: tuple[int, ...],
 ) -> dict[Split, Examples]:
-    splits = dict(_dataset(name, seed))
+    splits = dict(_dataset(name, seed, sizes))
     random = np.random.RandomState(seed)
     x, y = splits["train"]
     num_classes = 1 + int(y.max())
@@ -198,57 +208,100 @@ def _varied(
 
 
 @lru_cache
-def _dataset(name: str, seed: int) -> dict[Split, Examples]:
-    raw = DATASETS[name]()
-    indices = split_indices(raw.group, seed)
+def _dataset(name: str, seed: int, sizes: tuple[int, ...]) -> dict[Split, Examples]:
+    raw = _raw(name)
+    indices = split_indices(raw.group, seed, num_test=raw.num_test, sizes=sizes)
     # A pixel that is almost always blank would explode if it had a scale of its own.
-    x = _standardized(raw.x, indices[0], axis=None if raw.image else 0)
+    xs = _standardized(raw.x, indices, axis=None if raw.image else 0)
     has_classes = np.issubdtype(raw.y.dtype, np.integer)
-    y = raw.y if has_classes else _standardized(raw.y, indices[0], axis=0)
+    ys = [raw.y[i] for i in indices]
+    ys = ys if has_classes else _standardized(raw.y, indices, axis=0)
     kind = jnp.int32 if has_classes else jnp.float32
     return {
-        split: (jnp.asarray(x[i], jnp.float32), jnp.asarray(y[i], kind))
-        for split, i in zip(SPLITS, indices, strict=True)
+        split: (jnp.asarray(x, jnp.float32), jnp.asarray(y, kind))
+        for split, x, y in zip(SPLITS, xs, ys, strict=True)
     }
 
 
-def _standardized(values: np.ndarray, train: np.ndarray, *, axis: int | None):
-    """Columns, centered and brought to unit RMS, each or all, by the rows in `train`."""
-    mean = values[train].mean(axis=0)
-    scale = np.sqrt(((values[train] - mean) ** 2).mean(axis=axis))
-    return (values - mean) / scale
+def _standardized(values: np.ndarray, indices: list[np.ndarray], *, axis: int | None):
+    """The rows of each split, their columns centered and brought to unit RMS, each or
+    all, by the rows of the first split; a column that is constant there keeps its scale.
+    """
+    train = values[indices[0]].astype(np.float64)
+    mean = train.mean(axis=0)
+    scale = np.sqrt(((train - mean) ** 2).mean(axis=axis))
+    scale = np.where(np.ptp(train, axis=axis) == 0, 1.0, scale)
+    return [(values[i] - mean) / scale for i in indices]
 
 
-@cache
+@lru_cache(maxsize=2)  # two, because a dataset from disk may be large
+def _raw(name: str) -> _Raw:
+    if name in DATASETS:
+        return DATASETS[name]()
+    if not is_data_path(name):
+        known = ", ".join(f"`{known}`" for known in DATASETS)
+        hint = f"known: {known}; the path of a dataset has a `/` or a suffix"
+        raise unknown_name("dataset", name, DATASETS, hint=hint)
+    source = disk.read(name)
+    group = np.arange(len(source.y))
+    return _Raw(source.x, source.y, group, source.image, source.num_test)
+
+
+def train_size(name: str) -> int:
+    """How many examples a dataset's train split may have.
+
+    Raises:
+      ConfigError: as `dataset`.
+    """
+    raw = _raw(name)
+    sizes = (len(raw.y),) * len(SPLITS)
+    return len(split_indices(raw.group, 0, num_test=raw.num_test, sizes=sizes)[0])
+
+
 def image_shape(name: str) -> tuple[int, int, int]:
     """Height, width and colors of a dataset's images.
 
     Raises:
-      ConfigError: no dataset has this name, or it is not one of images.
+      ConfigError: as `dataset`, or the dataset is not one of images.
     """
-    if name not in DATASETS:
-        raise unknown_name("dataset", name, DATASETS)
-    image = DATASETS[name]().image
+    image = _raw(name).image
     if image is None:
         raise BrokenRule("dataset", "be one of images", name)
     return image
 
 
-def split_indices(group: np.ndarray, seed: int) -> list[np.ndarray]:
+def short_name(name: str) -> str:
+    """What a task's name tells of its dataset: of a path the last part, no suffixes."""
+    return Path(name).name.split(".")[0] if is_data_path(name) else name
+
+
+def split_indices(
+    group: np.ndarray,
+    seed: int,
+    *,
+    num_test: int = 0,
+    sizes: tuple[int, ...] = MAX_SIZES,
+) -> list[np.ndarray]:
     """Indices of the examples of each split; groups are shuffled, and stay whole.
 
-    The seed decides on all splits but the last.
+    The seed decides on all splits but the last. The last `num_test` examples, if any,
+    are what the test split is drawn from, and no other; the rest keep their proportions.
     """
     # RandomState, because numpy promises that its stream will never change. Seed 0 was
     # the first draw.
     random = np.random.RandomState(1)
-    groups = random.permutation(np.unique(group))
-    ends = np.rint(np.cumsum(FRACTIONS) * len(groups)).astype(int)
+    own_test = group[len(group) - num_test :]
+    groups = random.permutation(np.unique(group[: len(group) - num_test]))
+    shares = np.cumsum(FRACTIONS)
+    if num_test:
+        shares[:-1] /= shares[-2]
+    ends = np.rint(shares * len(groups)).astype(int)
+    groups = np.concatenate([groups, np.unique(own_test)])
     if seed:
         others = np.random.RandomState(seed).permutation(groups[: ends[-2]])
         groups = np.concatenate([others, groups[ends[-2] :]])
     indices = []
-    for part, size in zip(np.split(groups, ends[:-1]), MAX_SIZES, strict=True):
+    for part, size in zip(np.split(groups, ends[:-1]), sizes, strict=True):
         members = np.flatnonzero(np.isin(group, part))
         indices.append(random.permutation(members)[:size])
     return indices

@@ -1,5 +1,7 @@
 """What recurrent networks compute, in plain numpy, one byte after the other."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,6 +77,7 @@ def test_loss_is_that_of_plain_numpy(key, cell, form, forward):
     loss, metrics = loss_and_metrics(task, params, jnp.asarray(windows), key)
     assert loss == pytest.approx(np.mean(losses), rel=1e-5)
     assert metrics["accuracy"] == pytest.approx(np.mean(correct))
+    assert metrics["bits_per_byte"] == pytest.approx(loss * math.log2(math.e))
 
 
 @pytest.mark.parametrize(("cell", "gates"), [("gru", 3), ("lstm", 4)])

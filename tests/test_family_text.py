@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family_tools import loss_and_metrics, quick
+from family_tools import quick
 
 from lopt.base import SPLITS
 from lopt.corpus import NUM_CLASSES, corpus
@@ -38,15 +38,8 @@ def test_roles_and_widths(family, form, n):
 
 
 @BOTH
-def test_initial_loss_is_that_of_97_classes(family, key):
-    task = FAMILIES[family](width=64)
-    params, _ = quick(task.init)(key, task.data)
-    batch = task.eval_batch(task.data, "valid")
-    loss, metrics = loss_and_metrics(task, params, batch, key)
-    assert loss == pytest.approx(math.log(97), rel=0.01)
-    assert task.loss_bound == pytest.approx(1.5 * math.log(97))
-    assert metrics["bits_per_byte"] == pytest.approx(loss / math.log(2))
-    assert 0 <= metrics["accuracy"] < 0.1
+def test_the_bound_is_that_of_97_classes(family):
+    assert FAMILIES[family]().loss_bound == pytest.approx(1.5 * math.log(97))
 
 
 def test_initial_weights(key):
@@ -71,6 +64,7 @@ def test_initial_weights(key):
 
 def test_batches_are_windows_of_the_split_that_is_asked_for(key):
     task = FAMILIES["recurrent"](batch_size=7, sequence_length=20)
+    sizes = {"train": 32, "meta": 32, "valid": 64, "test": 128}
     for split in SPLITS:
         blocks = [row.tobytes() for row in np.asarray(corpus("lopt")[split])]
         others = [
@@ -81,7 +75,7 @@ def test_batches_are_windows_of_the_split_that_is_asked_for(key):
         ]
         fixed = np.asarray(task.eval_batch(task.data, split))
         drawn = np.asarray(task.batch(key, task.data, split))
-        assert fixed.shape == (64, 21) and drawn.shape == (7, 21)
+        assert fixed.shape == (sizes[split], 21) and drawn.shape == (7, 21)
         for window in (*fixed, *drawn):
             assert any(window.tobytes() in block for block in blocks)
         assert not all(any(w.tobytes() in b for b in others) for w in (*fixed, *drawn))

@@ -13,7 +13,7 @@ PACKAGE = Path(lopt.__file__).parent
 
 LAYERS = (
     {"base", "compiling", "errors"},
-    {"config", "numerics", "prng"},
+    {"config", "disk", "numerics", "prng"},
     {"data", "features", "mup", "packing"},
     {"bases", "corpus", "factories", "files"},
     {"families", "guard", "optimizers", "options", "unroll"},

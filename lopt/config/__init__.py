@@ -19,6 +19,7 @@ from lopt.config.schema import SelectionConfig as SelectionConfig
 from lopt.config.schema import TaskConfig as TaskConfig
 from lopt.config.schema import UnrollConfig as UnrollConfig
 from lopt.config.suite import check_trust as check_trust
+from lopt.config.suite import is_data_path as is_data_path
 from lopt.config.suite import load_suite as load_suite
 from lopt.config.suite import parse_overrides as parse_overrides
 from lopt.config.suite import python_files as python_files

@@ -1,11 +1,12 @@
 """A suite by name or path, and overrides, to a configuration.
 
-A Python file that a suite names is looked up beside the suite, one that an override
-names in the current folder; both are made absolute, so that a run can be resumed from
-anywhere.
+A Python file or a dataset that a suite names is looked up beside the suite, one that an
+override names in the current folder; both are made absolute, so that a run can be
+resumed from anywhere.
 """
 
 import dataclasses
+import os
 import re
 import tomllib
 from collections.abc import Sequence
@@ -45,6 +46,11 @@ def load_suite(suite: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         known = {f.name for f in dataclasses.fields(RunConfig)} - {"suite"}
         raise unknown_name("key", "suite", known, hint="lopt sets it by itself")
     return from_dict({"suite": str(suite), **table})
+
+
+def is_data_path(dataset: str) -> bool:
+    """Whether a dataset is named by its path: names have neither `/` nor suffix."""
+    return "/" in dataset or Path(dataset).is_absolute() or bool(Path(dataset).suffix)
 
 
 def parse_overrides(overrides: Sequence[str], *, example: str) -> dict[str, Any]:
@@ -148,12 +154,24 @@ def _resolve(table: dict[str, Any], folder: Path) -> None:
             if not file.is_file():
                 raise BrokenRule(f"{where}.{key}", "name a file that exists", part[key])
             part[key] = f"{file}{match['factory'] or ''}"
+    for task in _family_tasks(table):
+        if isinstance(task.get("dataset"), str) and is_data_path(task["dataset"]):
+            path = folder / os.path.expanduser(task["dataset"])
+            task["dataset"] = str(path.absolute())
 
     part = table.get("selection")
     if isinstance(part, dict) and isinstance(part.get("suite"), str):
         path = folder / part["suite"]
         if path.is_file() or path.suffix in (".toml", ".py"):
             part["suite"] = str(path.absolute())
+
+
+def _family_tasks(table: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tasks of a suite's table that are of a family: options of files are theirs."""
+    tasks = table.get("tasks")
+    tables = [t for t in tasks if isinstance(t, dict)] if isinstance(tasks, list) else []
+    named = [task for task in tables if isinstance(task.get("family"), str)]
+    return [task for task in named if not _PYTHON_FILE.fullmatch(task["family"])]
 
 
 def _add_selection(table: dict[str, Any]) -> None:

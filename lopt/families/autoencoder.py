@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from lopt import mup, prng
 from lopt.base import Array, Params, PRNGKey, Task
-from lopt.data import Examples
+from lopt.data import Examples, short_name
 from lopt.families.checks import check_choices, check_integers, check_positive
 from lopt.families.dense import apply_dense, dense_shapes
 from lopt.families.examples import Measured, guess_bound, load, task_on_examples
@@ -42,6 +42,7 @@ def autoencoder(
     base_width: int = 32,
     output_init: float = 0.1,
     num_examples: int | None = None,
+    eval_examples: int | None = None,
     data_seed: int = 0,
 ) -> Task:
     """An autoencoder, plain or variational; metrics: `reconstruction`, `kl`.
@@ -49,7 +50,7 @@ def autoencoder(
     The mean input costs 1; `kl` is in nats an example, 0 if not variational.
 
     Args:
-      dataset: a name in `lopt.data.DATASETS`; labels and targets are not read.
+      dataset: a name in `lopt.data.DATASETS` or a path; its labels are not read.
       width: units of each hidden layer.
       depth: hidden layers of the encoder, and of the decoder.
       code_size: numbers of a code.
@@ -57,12 +58,17 @@ def autoencoder(
       kl_weight: of what is paid.
       batch_size: examples of a minibatch, drawn with replacement.
       activation: and all from here to `output_init`: see `lopt.families.network.Network`.
-      num_examples: and `data_seed`: as of `mlp`.
+      num_examples: and all that follow: as of `mlp`.
 
     Raises:
       ConfigError: an option is out of range, or names something unknown.
     """
-    data, suffix = load(dataset, num_examples=num_examples, data_seed=data_seed)
+    data, suffix = load(
+        dataset,
+        num_examples=num_examples,
+        eval_examples=eval_examples,
+        data_seed=data_seed,
+    )
     net = Network(
         width=width,
         depth=depth,
@@ -76,8 +82,8 @@ def autoencoder(
     check_integers(1, code_size=code_size, batch_size=batch_size)
     check_choices((True, False), variational=variational)
     check_positive(kl_weight=kl_weight)
-    name = f"{'vae' if variational else 'autoencoder'}-{dataset}-{depth}x{width}"
-    name += f"-code-{code_size}-{activation}"
+    kind = "vae" if variational else "autoencoder"
+    name = f"{kind}-{short_name(dataset)}-{depth}x{width}-code-{code_size}-{activation}"
     name += f"-kl-{kl_weight:g}" if variational and kl_weight != 0.1 else ""
     num_inputs = data["train"][0].shape[1]
     weight = float(kl_weight) if variational else 0.0

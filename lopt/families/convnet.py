@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from lopt import mup
 from lopt.base import Params, PRNGKey, Task
-from lopt.data import Examples, image_shape
+from lopt.data import Examples, image_shape, short_name
 from lopt.families.checks import check_choices, check_integers
 from lopt.families.classification import count_classes, cross_entropy, loss_bound
 from lopt.families.convolution import convolve
@@ -45,12 +45,13 @@ def convnet(
     label_noise: float = 0.0,
     input_scale: float = 1.0,
     input_offset: float = 0.0,
+    eval_examples: int | None = None,
     data_seed: int = 0,
 ) -> Task:
     """A convolutional classifier of images; metrics: `accuracy`.
 
     Args:
-      dataset: a name in `lopt.data.DATASETS`, of images.
+      dataset: a name in `lopt.data.DATASETS` or a path (`lopt.disk`), of images.
       width: channels.
       depth: convolutions after the stem.
       stride: of the stem, in pixels.
@@ -63,15 +64,17 @@ def convnet(
     Raises:
       ConfigError: an option is out of range, or names something unknown.
     """
-    image = image_shape(dataset)
     data, suffix = load(
         dataset,
+        of="classes",
         num_examples=num_examples,
         label_noise=label_noise,
         input_scale=input_scale,
         input_offset=input_offset,
+        eval_examples=eval_examples,
         data_seed=data_seed,
     )
+    image = image_shape(dataset)
     net = Network(
         width=width,
         depth=depth,
@@ -84,7 +87,8 @@ def convnet(
     )
     check_integers(1, batch_size=batch_size, stride=stride)
     check_choices((True, False), residual=residual)
-    name = f"{'resnet' if residual else 'convnet'}-{dataset}-{depth}x{width}-{activation}"
+    kind = "resnet" if residual else "convnet"
+    name = f"{kind}-{short_name(dataset)}-{depth}x{width}-{activation}"
     name += f"-stride-{stride}" if stride != 2 else ""
     num_classes = count_classes(data)
     task = _task(net, image, num_classes, stride, residual, batch_size)

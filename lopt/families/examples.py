@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from lopt.base import Array, Batch, Data, ModelState, Params, PRNGKey, Specs, Split, Task
 from lopt.config import BrokenRule
-from lopt.data import Examples, dataset, sample_batch
+from lopt.data import Examples, dataset, sample_batch, train_size
 from lopt.families.checks import check_integers, check_numbers, check_positive
 
 Splits = dict[Split, Examples]
@@ -26,24 +26,29 @@ def load(
     label_noise: float = 0.0,
     input_scale: float = 1.0,
     input_offset: float = 0.0,
+    eval_examples: int | None = None,
     data_seed: int = 0,
 ) -> tuple[Splits, str]:
     """A dataset as a family's options want it, and what of that a task's name tells.
 
     Args:
-      name: a key of `lopt.data.DATASETS`.
+      name: a key of `lopt.data.DATASETS`, or a path.
       of: what its examples must have; None: anything.
       num_examples: and all that follow: as in `lopt.data.dataset`.
 
     Raises:
       ConfigError: an option is out of range, or no dataset has this name.
     """
+    if not isinstance(name, str):
+        raise BrokenRule("dataset", "be a name or a path", name)
     plain = dataset(name)
-    inputs, labels = plain["train"]
+    _, labels = plain["train"]
     if of is not None and not jnp.issubdtype(labels.dtype, KINDS[of]):
         raise BrokenRule("dataset", f"have {of}", name)
     if num_examples is not None:
-        check_integers(1, most=len(inputs), num_examples=num_examples)
+        check_integers(1, most=train_size(name), num_examples=num_examples)
+    if eval_examples is not None:
+        check_integers(1, eval_examples=eval_examples)
     rule = "be a number of at least 0 and below 1"
     check_numbers(lambda v: 0 <= v < 1, rule, label_noise=label_noise)
     check_positive(input_scale=input_scale)
@@ -60,9 +65,11 @@ def load(
         label_noise=label_noise,
         input_scale=input_scale,
         input_offset=input_offset,
+        eval_examples=eval_examples,
         seed=data_seed,
     )
     suffix = f"-{num_examples}-examples" if num_examples is not None else ""
+    suffix += f"-eval-{eval_examples}" if eval_examples is not None else ""
     suffix += f"-noise-{label_noise:g}" if label_noise else ""
     suffix += f"-scale-{input_scale:g}" if input_scale != 1 else ""
     suffix += f"-offset-{input_offset:g}" if input_offset else ""

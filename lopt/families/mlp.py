@@ -8,7 +8,7 @@ import jax
 from lopt import mup
 from lopt.base import Params, PRNGKey, Task
 from lopt.config import BrokenRule
-from lopt.data import Examples
+from lopt.data import Examples, short_name
 from lopt.families.checks import check_choices, check_integers
 from lopt.families.classification import count_classes, cross_entropy, loss_bound
 from lopt.families.dense import apply_dense, dense_shapes
@@ -33,12 +33,13 @@ def mlp(
     label_noise: float = 0.0,
     input_scale: float = 1.0,
     input_offset: float = 0.0,
+    eval_examples: int | None = None,
     data_seed: int = 0,
 ) -> Task:
     """A multilayer perceptron that classifies; metrics: `accuracy`.
 
     Args:
-      dataset: a name in `lopt.data.DATASETS`, of classes.
+      dataset: a name in `lopt.data.DATASETS` or a path (`lopt.disk`), of classes.
       width: units of each hidden layer.
       depth: number of hidden layers; 0 is logistic regression.
       batch_size: examples of a minibatch, drawn with replacement.
@@ -46,11 +47,12 @@ def mlp(
       specs: "stated" tells the optimizer all there is to know of each tensor, "inferred"
         what shapes tell, as of parameters that a user gives without `specs`; the form
         must then be "plain".
-      num_examples: of the train split; None: all of them.
+      num_examples: of the train split; None: 2000, or all of them.
       label_noise: fraction of the train split's labels that are wrong.
       input_scale: s in s (x + input_offset): inputs that are not of unit RMS.
       input_offset: in units of their RMS: inputs that are not centered. Pixels from 0 to
         1 are about 0.27 (x + 1.1).
+      eval_examples: of each other split, at most; None: 400.
       data_seed: of the examples and labels that are drawn, and of the splits but test.
 
     Raises:
@@ -63,6 +65,7 @@ def mlp(
         label_noise=label_noise,
         input_scale=input_scale,
         input_offset=input_offset,
+        eval_examples=eval_examples,
         data_seed=data_seed,
     )
     net = Network(
@@ -79,7 +82,7 @@ def mlp(
     check_choices(("stated", "inferred"), specs=specs)
     if specs == "inferred" and form != "plain":
         raise BrokenRule("form", "be `plain` where specs are inferred", form)
-    name = f"mlp-{dataset}-{depth}x{width}-{activation}"
+    name = f"mlp-{short_name(dataset)}-{depth}x{width}-{activation}"
     name += net.suffix + ("-inferred" if specs == "inferred" else "")
     ends = data["train"][0].shape[1], count_classes(data)
     task = _task(net, ends, batch_size, specs)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from lopt import mup
 from lopt.base import Params, PRNGKey, Task
-from lopt.data import Examples
+from lopt.data import Examples, short_name
 from lopt.families.checks import check_integers
 from lopt.families.dense import apply_dense, dense_shapes
 from lopt.families.examples import Measured, guess_bound, load, task_on_examples
@@ -32,6 +32,7 @@ def regression(
     num_examples: int | None = None,
     input_scale: float = 1.0,
     input_offset: float = 0.0,
+    eval_examples: int | None = None,
     data_seed: int = 0,
 ) -> Task:
     """A multilayer perceptron trained on squared error; metrics: `r2`.
@@ -39,7 +40,7 @@ def regression(
     Targets have unit variance over the train split: a guess at its mean costs 1 there.
 
     Args:
-      dataset: a name in `lopt.data.DATASETS`, of targets.
+      dataset: a name in `lopt.data.DATASETS` or a path (`lopt.disk`), of targets.
       width: and all from here to `data_seed`: as of `mlp`.
       depth: 0 is linear regression.
       batch_size: examples of a minibatch, drawn with replacement.
@@ -55,6 +56,7 @@ def regression(
         num_examples=num_examples,
         input_scale=input_scale,
         input_offset=input_offset,
+        eval_examples=eval_examples,
         data_seed=data_seed,
     )
     net = Network(
@@ -69,9 +71,10 @@ def regression(
     )
     check_integers(1, batch_size=batch_size)
     x, y = data["train"]
+    name = f"regression-{short_name(dataset)}-{depth}x{width}-{activation}"
     return replace(
         _task(net, (x.shape[1], y.shape[1]), batch_size),
-        name=f"regression-{dataset}-{depth}x{width}-{activation}{net.suffix}{suffix}",
+        name=name + net.suffix + suffix,
         data=data,
         loss_bound=guess_bound(y for _, y in data.values()),
     )

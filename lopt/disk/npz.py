@@ -1,0 +1,97 @@
+"""`.npz` files, what `numpy.savez("set.npz", x=x, y=y)` writes.
+
+`x` are numbers: [N, D], a table; [N, H, W] or [N, H, W, C], images. `y` are integers [N],
+classes counted from 0 or from 1; or floats [N] or [N, K], targets. A set with a test
+split of its own has it in `x_test` and `y_test`. Other arrays are not read, and neither
+are objects: these are pickles.
+"""
+
+import io
+import math
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from lopt.disk.source import LARGEST, Part, brief, check_size, damaged, reading
+from lopt.errors import ConfigError
+
+_LONGEST_HEADER = 10_000  # numpy reads none that is longer
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def read(path: Path) -> list[Part]:
+    """The train part, and the test part if there is one.
+
+    Raises:
+      ConfigError: an array is absent or of another kind, or the file is damaged.
+    """
+    with reading(path, "npz"), zipfile.ZipFile(path) as file:
+        names = {name.removesuffix(".npy") for name in file.namelist()}
+        pairs = [("x", "y"), ("x_test", "y_test")]
+        pairs = pairs if names.intersection(pairs[1]) else pairs[:1]
+        for name in (name for pair in pairs for name in pair):
+            if name not in names:
+                got = brief(", ".join(sorted(names))) or "nothing"
+                raise ConfigError(
+                    f"`{path}` must have an array `{name}`, got {got}",
+                    hint="write it by `numpy.savez(FILE, x=..., y=...)`, and a test "
+                    "split as `x_test` and `y_test`",
+                )
+        return [
+            Part(path, _inputs(path, file, x), _labels(path, file, y)) for x, y in pairs
+        ]
+
+
+def _inputs(path: Path, file: zipfile.ZipFile, name: str) -> np.ndarray:
+    """[N, D], or images [N, H, W, C]."""
+    x = _read(path, file, name)
+    if x.dtype.kind not in "uif" or x.ndim not in (2, 3, 4):
+        shapes = "[N, D], [N, H, W] or [N, H, W, C]"
+        raise _misshapen(path, name, f"be numbers of shape {shapes}", x)
+    return x[..., None] if x.ndim == 3 else x
+
+
+def _labels(path: Path, file: zipfile.ZipFile, name: str) -> np.ndarray:
+    """[N], integers, or [N, K], floats."""
+    y = _read(path, file, name)
+    if y.dtype.kind == "f" and y.ndim in (1, 2):
+        return y[:, None] if y.ndim == 1 else y
+    if y.dtype.kind not in "ui" or y.ndim != 1:
+        rule = "be integers of shape [N] (classes) or floats of shape [N] or [N, K]"
+        raise _misshapen(path, name, f"{rule} (targets)", y)
+    return y
+
+
+def _misshapen(path: Path, name: str, rule: str, array: np.ndarray) -> ConfigError:
+    got = f"{array.dtype}{list(array.shape)}"
+    return ConfigError(f"`{name}` of `{path}` must {rule}, got {got}")
+
+
+def _read(path: Path, file: zipfile.ZipFile, name: str) -> np.ndarray:
+    """An array whose header, size and kind have been looked at before it is read."""
+    info = file.getinfo(f"{name}.npy")
+    if info.file_size > 8 * LARGEST + _LONGEST_HEADER:
+        check_size(path, (info.file_size // 8,))
+    with file.open(info) as member:
+        # No more than is stated, whatever it unpacks to; the checksum is looked at, too.
+        content = io.BytesIO(member.read(info.file_size))
+    version = np.lib.format.read_magic(content)
+    if version not in _HEADERS:
+        raise ValueError(f"`{name}` is of version {version} of the format")
+    shape, fortran, kind = _HEADERS[version](content)
+    if kind.hasobject:
+        raise ConfigError(
+            f"`{path}` must have numbers in `{name}`, got objects, which are pickles and "
+            "can run any code when they are read",
+            hint="convert them: `x.astype(numpy.float32)`",
+        )
+    check_size(path, shape)
+    size, rest = math.prod(shape) * kind.itemsize, content.read()
+    if len(rest) != size:
+        rule = f"must have {size} bytes in `{name}`, as its header states"
+        raise damaged(path, f"{rule}, got {len(rest)}")
+    return np.frombuffer(rest, kind).reshape(shape, order="F" if fortran else "C")
