@@ -6,8 +6,7 @@ a Gaussian decoder of variance σ² = kl_weight / 2, but for a constant:
     mean (x - x̂)² + kl_weight KL / D,    KL = ½ Σ (μ² + s² - 1 - log s²),    z = μ + s ε
 
 Gaussian and not Bernoulli, for inputs are standardized: they are no probabilities.
-(Kingma and Welling, "Auto-encoding variational Bayes", arXiv 1312.6114, 2013; the weight:
-Higgins et al., "beta-VAE", 2017.)
+(Kingma and Welling, arXiv 1312.6114, 2013; the weight: Higgins et al., beta-VAE, 2017.)
 
 Shapes in names: B examples of a batch, D inputs, Z numbers of a code.
 """
@@ -56,9 +55,7 @@ def autoencoder(
       code_size: numbers of a code.
       variational: whether the code is a sample, and its distribution is paid for.
       kl_weight: of what is paid.
-      batch_size: examples of a minibatch, drawn with replacement.
-      activation: and all from here to `output_init`: see `lopt.families.network.Network`.
-      num_examples: and all that follow: as of `mlp`.
+      batch_size: and all that follow: as of `mlp`.
 
     Raises:
       ConfigError: an option is out of range, or names something unknown.
@@ -85,9 +82,8 @@ def autoencoder(
     kind = "vae" if variational else "autoencoder"
     name = f"{kind}-{short_name(dataset)}-{depth}x{width}-code-{code_size}-{activation}"
     name += f"-kl-{kl_weight:g}" if variational and kl_weight != 0.1 else ""
-    num_inputs = data["train"][0].shape[1]
     weight = float(kl_weight) if variational else 0.0
-    task = _task(net, num_inputs, code_size, weight, batch_size)
+    task = _task(net, data["train"][0].shape[1], code_size, weight, batch_size)
     bound = guess_bound(x for x, _ in data.values())
     return replace(task, name=name + net.suffix + suffix, data=data, loss_bound=bound)
 

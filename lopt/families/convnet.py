@@ -2,9 +2,8 @@
 
 A stem and `depth` more 3x3 convolutions of `width` channels, padded by one pixel of
 zeros; the stem moves by `stride` pixels. The mean over all pixels goes to the output.
-With `residual` each convolution adds to what it reads: h_l = h_{l-1} + act(norm(W_l *
-h_{l-1}) + b_l), a residual network whose norms are at the ends of its branches (Liu et
-al., "Swin transformer V2", arXiv 2111.09883, 2021), and keep no state.
+With `residual` each convolution adds act(norm(W_l * h_{l-1}) + b_l) to h_{l-1}: norms are
+at the ends of its branches (Liu et al., Swin V2, arXiv 2111.09883, 2021).
 
 Shapes in names: C channels, H by W pixels, B examples of a batch, D inputs.
 """
@@ -74,7 +73,6 @@ def convnet(
         eval_examples=eval_examples,
         data_seed=data_seed,
     )
-    image = image_shape(dataset)
     net = Network(
         width=width,
         depth=depth,
@@ -91,7 +89,7 @@ def convnet(
     name = f"{kind}-{short_name(dataset)}-{depth}x{width}-{activation}"
     name += f"-stride-{stride}" if stride != 2 else ""
     num_classes = count_classes(data)
-    task = _task(net, image, num_classes, stride, residual, batch_size)
+    task = _task(net, image_shape(dataset), num_classes, stride, residual, batch_size)
     bound = loss_bound(num_classes)
     return replace(task, name=name + net.suffix + suffix, data=data, loss_bound=bound)
 
