@@ -9,8 +9,8 @@ from lopt.errors import LoptError
 
 
 def test_a_checkpoint_costs_what_came_before_it(straight):
-    found = meta_curve.kept(straight)
-    steps = [metrics["inner_steps"] for metrics in untimed(straight)]
+    found = meta_curve.kept(straight.folder)
+    steps = [metrics["inner_steps"] for metrics in untimed(straight.folder)]
     assert [row["step"] for row in found][-1] == STEPS
     assert len(found) > 1
     for row in found:
