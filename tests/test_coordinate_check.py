@@ -67,7 +67,15 @@ def test_every_family_is_checked():
     assert set(coordinate_check.OPTIONS) == set(FAMILIES) - without_width
 
 
-@pytest.mark.parametrize("family", LARGEST)
+@pytest.mark.parametrize(
+    "family",
+    [
+        name
+        if name in ("convnet", "transformer")
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in LARGEST
+    ],
+)
 def test_activations_of_every_family_change_alike(family):
     """With Adam alone, for specs are judged. At the base width all settings are one."""
     case = {"family": family, "cases": ("adam",)}

@@ -111,7 +111,15 @@ def test_one_trace_unknown_arguments_and_composition(name, key):
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow)
+        if name in ("layerwise-linear", "mup_adafac")
+        else name
+        for name in VARIANTS
+    ],
+)
 def test_jit_and_vmap_change_nothing(name, key):
     lopt = VARIANTS[name]()
     theta = perturbed_theta(lopt, key)
