@@ -51,12 +51,14 @@ def test_every_base_and_the_combination_are_checked():
     assert set(coordinate_check.CASES) == {*BASES, "random theta"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*BASES, "random theta"])
 @pytest.mark.parametrize("form", ["mup", "plain"])
 def test_activations_change_alike_at_every_width(slopes, form, case):
     assert np.abs(slopes[form, True][case]).max() < 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*BASES, "random theta"])
 def test_without_multipliers_they_do_not(slopes, case):
     assert slopes["plain", False][case].max() > 0.5
