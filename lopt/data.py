@@ -104,10 +104,9 @@ def _dataset(name: str, seed: int, sizes: tuple[int, ...]) -> dict[Split, Exampl
     indices = split_indices(raw.group, seed, num_test=raw.num_test, sizes=sizes)
     # A pixel that is almost always blank would explode if it had a scale of its own.
     xs = _standardized(raw.x, indices, axis=None if raw.image else 0)
-    has_classes = np.issubdtype(raw.y.dtype, np.integer)
-    ys = [raw.y[i] for i in indices]
-    ys = ys if has_classes else _standardized(raw.y, indices, axis=0)
-    kind = jnp.int32 if has_classes else jnp.float32
+    ys, kind = [raw.y[i] for i in indices], jnp.int32
+    if not has_classes(name):
+        ys, kind = _standardized(raw.y, indices, axis=0), jnp.float32
     return {
         split: (jnp.asarray(x, jnp.float32), jnp.asarray(y, kind))
         for split, x, y in zip(SPLITS, xs, ys, strict=True)
@@ -133,9 +132,16 @@ def _raw(name: str) -> Raw:
         known = ", ".join(f"`{known}`" for known in DATASETS)
         hint = f"known: {known}; the path of a dataset has a `/` or a suffix"
         raise unknown_name("dataset", name, DATASETS, hint=hint)
-    source = disk.read(name)
-    group = np.arange(len(source.y))
-    return Raw(source.x, source.y, group, source.image, source.num_test)
+    return disk.read(name)
+
+
+def has_classes(name: str) -> bool:
+    """Whether a dataset's examples have classes, or targets.
+
+    Raises:
+      ConfigError: as `dataset`.
+    """
+    return np.issubdtype(_raw(name).y.dtype, np.integer)
 
 
 def train_size(name: str) -> int:

@@ -101,6 +101,12 @@ def call(
         raise ConfigError(message, hint=error.hint) from error
 
 
+def taken(factory: Factory, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of another factory's options, its `locals()`, that this one has, too."""
+    names = inspect.signature(factory).parameters
+    return {name: options[name] for name in names if name in options}
+
+
 def file_of(factory: Factory) -> Path | None:
     """The file to blame for what a factory does; None for lopt's own."""
     while isinstance(factory, partial):

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import jax
@@ -20,9 +19,9 @@ import numpy as np
 
 from lopt import prng
 from lopt.base import SPLITS, Params, Specs, Task
+from lopt.checks import check_integers
 from lopt.compiling import compile_lowered
-from lopt.config import BrokenRule
-from lopt.data import FRACTIONS, sample_batch
+from lopt.data import sample_batch, split_indices
 from lopt.errors import ConfigError
 from lopt.mup import param_specs
 from lopt.suites import complaint
@@ -66,9 +65,7 @@ def task_from(
         (a suite checks all tasks), or a loss at initialization that is not positive and
         finite.
     """
-    for option, size in {"batch_size": batch_size, "eval_size": eval_size}.items():
-        if type(size) is not int or size < 1:
-            raise BrokenRule(option, "be an integer of at least 1", size)
+    check_integers(1, batch_size=batch_size, eval_size=eval_size)
     functions = _functions(init, loss, has_state, batch_size, eval_size)
     params, _ = jax.eval_shape(functions.init, jax.random.key(0), None)
     splits = _splits(data)
@@ -155,28 +152,33 @@ def _bound(task: Task) -> float:
 def _splits(data: Any) -> dict[str, Any]:
     """The arrays of each split, checked, in an order that says nothing."""
     if isinstance(data, Mapping) and {*data} & {*SPLITS}:
-        return {s: _shuffled(examples, f"data.{s}") for s, examples in data.items()}
-    examples = _shuffled(data, "data")
-    size = len(jax.tree.leaves(examples)[0])
-    bounds = [0, *np.rint(np.cumsum(FRACTIONS) * size).astype(int)]
-    if len({*bounds}) < len(bounds):
+        found = {split: _examples(data[split], f"data.{split}") for split in data}
+        return {s: _rows(given, _order(size)) for s, (given, size) in found.items()}
+    examples, size = _examples(data, "data")
+    indices = split_indices(np.arange(size), 0, sizes=(size,) * len(SPLITS))
+    if not all(len(index) for index in indices):
         raise ConfigError(f"`data` must have examples for four splits, got {size}")
-    return {
-        split: jax.tree.map(lambda x, rows=slice(*ends): x[rows], examples)
-        for split, ends in zip(SPLITS, pairwise(bounds), strict=True)
-    }
+    return {s: _rows(examples, i) for s, i in zip(SPLITS, indices, strict=True)}
 
 
-def _shuffled(examples: Any, where: str) -> Any:
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(examples)
+def _order(size: int) -> np.ndarray:
+    # RandomState, because numpy promises that its stream will never change.
+    return np.random.RandomState(0).permutation(size)
+
+
+def _rows(examples: Any, index: np.ndarray) -> Any:
+    return jax.tree.map(lambda x: x[index], examples)
+
+
+def _examples(given: Any, where: str) -> tuple[Any, int]:
+    """Arrays, checked, and their length."""
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(given)
     arrays = [_array(leaf, where + jax.tree_util.keystr(p)) for p, leaf in leaves]
     sizes = {len(array) for array in arrays}
     if len(sizes) != 1 or 0 in sizes:
         got = ", ".join(map(str, sorted(sizes))) or "none"
         raise ConfigError(f"`{where}` must be arrays of one length above 0, got {got}")
-    # RandomState, because numpy promises that its stream will never change.
-    order = np.random.RandomState(0).permutation(sizes.pop())
-    return treedef.unflatten([array[order] for array in arrays])
+    return treedef.unflatten(arrays), sizes.pop()
 
 
 def _array(leaf: Any, where: str) -> np.ndarray:

@@ -205,7 +205,7 @@ def test_images(tmp_path):
         refused(tmp_path, f"`{path}` is no")
     place = whole.index(b"IDAT") + 9
     path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-    refused(tmp_path, f"`{path}` is not a whole image: ")
+    refused(tmp_path, f"`{path}` is not a whole image file: ")
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 4\n%%EndComments\n")
     refused(tmp_path, f"`{path}` is no image that lopt reads")
     Image.fromarray(pixels(1, 4, 6)[0]).save(path)
@@ -218,7 +218,7 @@ def test_images(tmp_path):
     path = path.with_suffix(".jpg")
     Image.fromarray(pixels(1, 4, 5)[0]).save(path)
     path.write_bytes(path.read_bytes()[:-30])
-    refused(tmp_path, f"`{path}` is not a whole image: ")
+    refused(tmp_path, f"`{path}` is not a whole image file: ")
     path.unlink()
     path.mkdir()
     refused(tmp_path, f"cannot read `{path}`: is a directory")

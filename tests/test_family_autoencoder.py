@@ -108,10 +108,10 @@ def test_options_are_in_the_name():
     [
         ({"code_size": 0}, "`code_size` must be an integer of at least 1, got 0"),
         ({"variational": 1}, "`variational` must be `true` or `false`, got 1"),
-        ({"kl_weight": 0.0}, "`kl_weight` must be a positive number, got 0.0"),
+        ({"kl_weight": 0.0}, "`kl_weight` must be positive, got 0.0"),
         ({"batch_size": True}, "`batch_size` must be an integer of at least 1, got true"),
         ({"dataset": "faces"}, "unknown dataset `faces`"),
-        ({"output_init": -1}, "`output_init` must be a number of at least 0, got -1"),
+        ({"output_init": -1}, "`output_init` must not be negative, got -1"),
     ],
 )
 def test_bad_options(unchecked_types, options, message):

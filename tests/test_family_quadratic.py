@@ -88,7 +88,7 @@ def test_numbers_are_data_and_not_in_the_program():
     [
         ({"width": 0}, "`width` must be an integer of at least 1, got 0"),
         ({"condition": 0.5}, "`condition` must be a number of at least 1, got 0.5"),
-        ({"noise": -0.1}, "`noise` must be a number of at least 0, got -0.1"),
+        ({"noise": -0.1}, "`noise` must not be negative, got -0.1"),
         ({"rotated": 1}, "`rotated` must be `true` or `false`, got 1"),
         ({"data_seed": -1}, "`data_seed` must be an integer from 0 to 4294967295, got"),
     ],

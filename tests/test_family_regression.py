@@ -62,7 +62,7 @@ def test_options_are_in_the_name_and_data_not_in_the_program():
         ({"num_examples": 244}, "`num_examples` must be an integer from 1 to 243, got"),
         ({"batch_size": 0}, "`batch_size` must be an integer of at least 1, got 0"),
         ({"activation": "rely"}, "`activation` must be `relu` or `tanh` or"),
-        ({"input_scale": -1.0}, "`input_scale` must be a positive number, got -1.0"),
+        ({"input_scale": -1.0}, "`input_scale` must be positive, got -1.0"),
     ],
 )
 def test_bad_options(unchecked_types, options, message):

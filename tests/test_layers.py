@@ -14,7 +14,7 @@ PACKAGE = Path(lopt.__file__).parent
 LAYERS = (
     {"base", "bundled", "compiling", "errors"},
     {"config", "disk", "numerics", "prng"},
-    {"data", "features", "mup", "packing"},
+    {"checks", "data", "features", "mup", "packing"},
     {"bases", "corpus", "factories", "files"},
     {"families", "guard", "optimizers", "options", "unroll"},
     {"estimators", "outer", "suites", "weights"},

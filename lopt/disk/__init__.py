@@ -16,9 +16,10 @@ file, the rule and the value.
 import os
 from pathlib import Path
 
+from lopt.bundled import Raw
 from lopt.disk import cifar, idx, images, npz
 from lopt.disk.source import LARGEST as LARGEST
-from lopt.disk.source import Part, Source, joined, unreadable
+from lopt.disk.source import Part, joined, unreadable
 from lopt.errors import ConfigError
 
 _FORMATS = (
@@ -27,7 +28,7 @@ _FORMATS = (
 )
 
 
-def read(name: str) -> Source:
+def read(name: str) -> Raw:
     """The dataset at a path; `~` is the home folder.
 
     Raises:

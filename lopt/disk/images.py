@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lopt.disk.source import Part, check_size, damaged, reason_of, unreadable
+from lopt.disk.source import Part, check_size, damaged, reading, unreadable
 from lopt.errors import ConfigError
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".webp"}
@@ -105,14 +105,10 @@ def _size_and_mode(opener: Any, paths: list[Path]) -> tuple[tuple[int, int], str
 
 @contextmanager
 def _opened(opener: Any, path: Path) -> Iterator[Any]:
-    try:
-        with opener.open(path, formats=_FORMATS) as image:
+    with reading(path, "image"):
+        try:
+            opened = opener.open(path, formats=_FORMATS)
+        except (opener.UnidentifiedImageError, opener.DecompressionBombError):
+            raise damaged(path, "is no image that lopt reads") from None
+        with opened as image:
             yield image
-    except ConfigError:
-        raise
-    except opener.UnidentifiedImageError:
-        raise damaged(path, "is no image that lopt reads") from None
-    except Exception as error:  # Pillow has no name for damaged files
-        if isinstance(error, OSError) and error.errno:
-            raise unreadable(path, error) from None
-        raise damaged(path, f"is not a whole image: {reason_of(error)}") from error

@@ -8,12 +8,12 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from lopt.bundled import Raw
 from lopt.errors import ConfigError
 
 LARGEST = 2**28
@@ -31,30 +31,12 @@ _DAMAGE = (
     ArithmeticError,
     EOFError,
     LookupError,
-    NotImplementedError,
     RuntimeError,
     SyntaxError,
     TypeError,
     ValueError,
 )
 """What damaged bytes can end in, in the readers of the standard library and numpy."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A dataset as a disk has it.
-
-    Attributes:
-      x: [N, D], numbers of any type; an image row by row, in a pixel color by color.
-      y: [N], classes 0, 1, …, or [N, K], targets.
-      image: height, width and colors; None: a table.
-      num_test: the last so many examples are the source's own test split; 0: none is.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    image: tuple[int, int, int] | None
-    num_test: int
 
 
 class Part(NamedTuple):
@@ -65,7 +47,7 @@ class Part(NamedTuple):
     y: np.ndarray  # [n], integers; or [n, K], targets
 
 
-def joined(train: Part, test: Part | None = None) -> Source:
+def joined(train: Part, test: Part | None = None) -> Raw:
     """One or two parts of a dataset, looked over; classes are counted from 0.
 
     Raises:
@@ -89,9 +71,10 @@ def joined(train: Part, test: Part | None = None) -> Source:
             rule = f"must have {what} that differ"
             raise ConfigError(f"`{train.file}` {rule}, got all alike")
     x, y = (np.concatenate([getattr(part, name) for part in parts]) for name in "xy")
-    return Source(
+    return Raw(
         x=x.reshape(len(x), -1),
         y=(y - _first_class(parts)).astype(np.int64) if y.ndim == 1 else y,
+        group=np.arange(len(y)),
         image=x.shape[1:] if x.ndim == 4 else None,
         num_test=0 if test is None else len(test.y),
     )
@@ -178,10 +161,10 @@ def reading(path: Path, kind: str) -> Iterator[None]:
     """
     try:
         yield
-    except _DAMAGE as error:
+    except (*_DAMAGE, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise unreadable(path, error) from None
         raise damaged(path, f"is not a whole {kind} file: {reason_of(error)}") from error
-    except OSError as error:
-        raise unreadable(path, error) from None
 
 
 def _shape(values: np.ndarray) -> str:

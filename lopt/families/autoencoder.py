@@ -18,11 +18,13 @@ import jax.numpy as jnp
 
 from lopt import mup, prng
 from lopt.base import Array, Params, PRNGKey, Task
+from lopt.checks import check_choices, check_integers, check_positive
 from lopt.data import Examples, short_name
-from lopt.families.checks import check_choices, check_integers, check_positive
+from lopt.factories import taken
 from lopt.families.dense import apply_dense, dense_shapes
-from lopt.families.examples import Measured, guess_bound, load, task_on_examples
+from lopt.families.examples import guess_bound, load, task_on_examples
 from lopt.families.network import Network, init_network, network_specs
+from lopt.families.stateless import Measured
 
 
 def autoencoder(
@@ -60,22 +62,9 @@ def autoencoder(
     Raises:
       ConfigError: an option is out of range, or names something unknown.
     """
-    data, suffix = load(
-        dataset,
-        num_examples=num_examples,
-        eval_examples=eval_examples,
-        data_seed=data_seed,
-    )
-    net = Network(
-        width=width,
-        depth=depth,
-        activation=activation,
-        normalization=normalization,
-        init=init,
-        form=form,
-        base_width=base_width,
-        output_init=output_init,
-    )
+    options = locals()
+    data, suffix = load(**taken(load, options))
+    net = Network(**taken(Network, options))
     check_integers(1, code_size=code_size, batch_size=batch_size)
     check_choices((True, False), variational=variational)
     check_positive(kl_weight=kl_weight)

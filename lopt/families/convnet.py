@@ -15,13 +15,15 @@ import jax.numpy as jnp
 
 from lopt import mup
 from lopt.base import Params, PRNGKey, Task
+from lopt.checks import check_choices, check_integers
 from lopt.data import Examples, image_shape, short_name
-from lopt.families.checks import check_choices, check_integers
+from lopt.factories import taken
 from lopt.families.classification import count_classes, cross_entropy, loss_bound
 from lopt.families.convolution import convolve
 from lopt.families.dense import apply_dense
-from lopt.families.examples import Measured, load, task_on_examples
+from lopt.families.examples import load, task_on_examples
 from lopt.families.network import Network, activate, init_network, network_specs
+from lopt.families.stateless import Measured
 
 Image = tuple[int, int, int]
 
@@ -63,26 +65,9 @@ def convnet(
     Raises:
       ConfigError: an option is out of range, or names something unknown.
     """
-    data, suffix = load(
-        dataset,
-        of="classes",
-        num_examples=num_examples,
-        label_noise=label_noise,
-        input_scale=input_scale,
-        input_offset=input_offset,
-        eval_examples=eval_examples,
-        data_seed=data_seed,
-    )
-    net = Network(
-        width=width,
-        depth=depth,
-        activation=activation,
-        normalization=normalization,
-        init=init,
-        form=form,
-        base_width=base_width,
-        output_init=output_init,
-    )
+    options = locals()
+    data, suffix = load(of="classes", **taken(load, options))
+    net = Network(**taken(Network, options))
     check_integers(1, batch_size=batch_size, stride=stride)
     check_choices((True, False), residual=residual)
     kind = "resnet" if residual else "convnet"

@@ -6,20 +6,18 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from lopt.base import Array, Batch, Data, ModelState, Params, PRNGKey, Specs, Split, Task
+from lopt.base import Array, Batch, Data, Params, PRNGKey, Specs, Split, Task
+from lopt.checks import check_integers, check_numbers, check_positive
 from lopt.config import BrokenRule
-from lopt.data import Examples, dataset, sample_batch, train_size
-from lopt.families.checks import check_integers, check_numbers, check_positive
+from lopt.data import Examples, has_classes, sample_batch, train_size
+from lopt.data import dataset as splits_of
+from lopt.families.stateless import Measured, stateless_task
 
 Splits = dict[Split, Examples]
-Measured = tuple[Array, dict[str, Array]]
-"""A loss [] and metrics, a dict of scalars."""
-KINDS = {"classes": jnp.integer, "targets": jnp.floating}
-"""What the second half of an example is."""
 
 
 def load(
-    name: str,
+    dataset: str,
     *,
     of: Literal["classes", "targets"] | None = None,
     num_examples: int | None = None,
@@ -32,21 +30,19 @@ def load(
     """A dataset as a family's options want it, and what of that a task's name tells.
 
     Args:
-      name: a key of `lopt.data.DATASETS`, or a path.
+      dataset: a key of `lopt.data.DATASETS`, or a path.
       of: what its examples must have; None: anything.
       num_examples: and all that follow: as in `lopt.data.dataset`.
 
     Raises:
       ConfigError: an option is out of range, or no dataset has this name.
     """
-    if not isinstance(name, str):
-        raise BrokenRule("dataset", "be a name or a path", name)
-    plain = dataset(name)
-    _, labels = plain["train"]
-    if of is not None and not jnp.issubdtype(labels.dtype, KINDS[of]):
-        raise BrokenRule("dataset", f"have {of}", name)
+    if not isinstance(dataset, str):
+        raise BrokenRule("dataset", "be a name or a path", dataset)
+    if of is not None and has_classes(dataset) != (of == "classes"):
+        raise BrokenRule("dataset", f"have {of}", dataset)
     if num_examples is not None:
-        check_integers(1, most=train_size(name), num_examples=num_examples)
+        check_integers(1, most=train_size(dataset), num_examples=num_examples)
     if eval_examples is not None:
         check_integers(1, eval_examples=eval_examples)
     rule = "be a number of at least 0 and below 1"
@@ -57,10 +53,9 @@ def load(
         "be a finite number",
         input_offset=input_offset,
     )
-    if type(data_seed) is not int or not 0 <= data_seed < 2**32:
-        raise BrokenRule("data_seed", "be an integer of at least 0", data_seed)
-    data = dataset(
-        name,
+    check_integers(0, most=2**32 - 1, data_seed=data_seed)
+    data = splits_of(
+        dataset,
         num_examples=num_examples,
         label_noise=label_noise,
         input_scale=input_scale,
@@ -97,27 +92,12 @@ def task_on_examples(
       batch_size: examples of a minibatch, drawn with replacement.
     """
 
-    def init_fn(key: PRNGKey, data: Data) -> tuple[Params, ModelState]:
-        del data
-        return init(key), ()
-
     def batch_fn(key: PRNGKey, data: Data, split: Split) -> Batch:
         return sample_batch(key, data[split], batch_size)
 
     def eval_batch_fn(data: Data, split: Split) -> Batch:
         return data[split]
 
-    def loss_fn(params: Params, model_state: ModelState, batch: Batch, key: PRNGKey):
-        value, metrics = loss(params, batch, key)
-        return value, (model_state, metrics)
-
-    return Task(
-        name="",
-        data=None,
-        specs=specs,
-        loss_bound=math.inf,
-        init=init_fn,
-        batch=batch_fn,
-        eval_batch=eval_batch_fn,
-        loss=loss_fn,
+    return stateless_task(
+        init, loss, specs=specs, batch=batch_fn, eval_batch=eval_batch_fn
     )

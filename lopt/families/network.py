@@ -6,7 +6,6 @@ where * is a product of matrices or a convolution. A network is told by the shap
 weights at any width; what grows with the width decides on the roles.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 
 from lopt import mup
 from lopt.base import Array, Params, PRNGKey, Role, Specs
-from lopt.families.checks import check_choices, check_integers, check_numbers
+from lopt.checks import check_choices, check_integers, check_not_negative
 from lopt.families.layers import (
     ACTIVATIONS,
     INITS,
@@ -63,8 +62,7 @@ class Network:
     def __post_init__(self):
         check_integers(1, width=self.width, base_width=self.base_width)
         check_integers(0, depth=self.depth)
-        rule = "be a number of at least 0"
-        check_numbers(lambda v: 0 <= v < math.inf, rule, output_init=self.output_init)
+        check_not_negative(output_init=self.output_init)
         check_choices(ACTIVATIONS, activation=self.activation)
         check_choices(NORMALIZATIONS, normalization=self.normalization)
         check_choices(INITS, init=self.init)

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt import prng
-from lopt.base import Array, Data, ModelState, Params, ParamSpec, PRNGKey, Split, Task
-from lopt.families.checks import check_choices, check_integers, check_numbers
+from lopt.base import Array, Data, Params, ParamSpec, PRNGKey, Split, Task
+from lopt.checks import check_choices, check_integers, check_not_negative, check_numbers
+from lopt.families.stateless import Measured, stateless_task
 
 
 def quadratic(
@@ -51,8 +52,7 @@ def quadratic(
     check_integers(0, data_seed=data_seed, most=2**32 - 1)
     rule = "be a number of at least 1"
     check_numbers(lambda v: 1 <= v < math.inf, rule, condition=condition)
-    rule = "be a number of at least 0"
-    check_numbers(lambda v: 0 <= v < math.inf, rule, noise=noise)
+    check_not_negative(noise=noise)
     check_choices((True, False), rotated=rotated)
     name = f"quadratic-{width}-condition-{condition:g}-noise-{noise:g}"
     name += "" if rotated else "-aligned"
@@ -83,9 +83,8 @@ def _data(
 def _task(width: int) -> Task:
     spec = ParamSpec(role="bias", shape=(width,), out_axes=(0,), depth=0.0, num_layers=1)
 
-    def init(key: PRNGKey, data: Data) -> tuple[Params, ModelState]:
-        del data
-        return {"x": prng.normal(key, width)}, ()
+    def init(key: PRNGKey) -> Params:
+        return {"x": prng.normal(key, width)}
 
     def batch(key: PRNGKey, data: Data, split: Split) -> dict[str, Array]:
         del split
@@ -96,22 +95,18 @@ def _task(width: int) -> Task:
         del split
         return {**data, "moved": data["optimum"]}
 
-    def loss(
-        params: Params, model_state: ModelState, batch: dict[str, Array], key: PRNGKey
-    ):
+    def loss(params: Params, batch: dict[str, Array], key: PRNGKey) -> Measured:
         del key
         z_D = batch["rotation"].T @ params["x"]
         value = 0.5 * jnp.mean(batch["curvature"] * (z_D - batch["moved"]) ** 2)
         distance = jnp.sqrt(jnp.mean((z_D - batch["optimum"]) ** 2))
-        return value, (model_state, {"distance": distance})
+        return value, {"distance": distance}
 
-    return Task(
-        name="",
-        data=None,
+    return stateless_task(
+        init,
+        loss,
         specs={"x": spec},
-        loss_bound=5.0,
-        init=init,
         batch=batch,
         eval_batch=eval_batch,
-        loss=loss,
+        loss_bound=5.0,
     )

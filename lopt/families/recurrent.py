@@ -25,8 +25,9 @@ import jax.numpy as jnp
 
 from lopt import mup
 from lopt.base import Array, Params, PRNGKey, Task
+from lopt.checks import check_choices
 from lopt.corpus import NUM_CLASSES
-from lopt.families.checks import check_choices
+from lopt.factories import taken
 from lopt.families.layers import preactivation
 from lopt.families.text import TextNet, draw_layers, text_task
 
@@ -55,16 +56,9 @@ def recurrent(
     Raises:
       ConfigError: an option is out of range, or names something unknown.
     """
+    options = locals()
     check_choices(CELLS, cell=cell)
-    net = TextNet(
-        kind=cell,
-        width=width,
-        depth=depth,
-        sequence_length=sequence_length,
-        batch_size=batch_size,
-        form=form,
-        base_width=base_width,
-    )
+    net = TextNet(kind=cell, **taken(TextNet, options))
     return text_task(cell, net, init, logits, dataset=dataset, data_seed=data_seed)
 
 

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 
 from lopt import mup
 from lopt.base import Params, PRNGKey, Task
+from lopt.checks import check_integers
 from lopt.data import Examples, short_name
-from lopt.families.checks import check_integers
+from lopt.factories import taken
 from lopt.families.dense import apply_dense, dense_shapes
-from lopt.families.examples import Measured, guess_bound, load, task_on_examples
+from lopt.families.examples import guess_bound, load, task_on_examples
 from lopt.families.network import Network, init_network, network_specs
+from lopt.families.stateless import Measured
 
 
 def regression(
@@ -50,25 +52,9 @@ def regression(
     Raises:
       ConfigError: an option is out of range, or names something unknown.
     """
-    data, suffix = load(
-        dataset,
-        of="targets",
-        num_examples=num_examples,
-        input_scale=input_scale,
-        input_offset=input_offset,
-        eval_examples=eval_examples,
-        data_seed=data_seed,
-    )
-    net = Network(
-        width=width,
-        depth=depth,
-        activation=activation,
-        normalization=normalization,
-        init=init,
-        form=form,
-        base_width=base_width,
-        output_init=output_init,
-    )
+    options = locals()
+    data, suffix = load(of="targets", **taken(load, options))
+    net = Network(**taken(Network, options))
     check_integers(1, batch_size=batch_size)
     x, y = data["train"]
     name = f"regression-{short_name(dataset)}-{depth}x{width}-{activation}"

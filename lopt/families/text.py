@@ -14,11 +14,11 @@ import jax.numpy as jnp
 
 from lopt import mup
 from lopt.base import Array, Data, Params, PRNGKey, Role, Split, Task
+from lopt.checks import check_choices, check_integers
 from lopt.corpus import BLOCK, NUM_CLASSES, corpus, fixed_windows, sample_windows
-from lopt.families.checks import check_choices, check_integers
 from lopt.families.classification import cross_entropy, loss_bound
-from lopt.families.examples import Measured, task_on_examples
 from lopt.families.layers import draw_weights, layer_names, layer_specs
+from lopt.families.stateless import Measured, stateless_task
 
 EVAL_WINDOWS: dict[Split, int] = {"train": 32, "meta": 32, "valid": 64, "test": 128}
 """What a curve is read on, forward only: 32 take about as long as 0.7 steps on batches of
@@ -159,6 +159,11 @@ def _task(net: TextNet, init: InitFn, logits: LogitsFn) -> Task:
     def eval_batch(data: Data, split: Split) -> Array:
         return fixed_windows(data[split], EVAL_WINDOWS[split], length)
 
-    task = task_on_examples(start, loss, specs=specs, batch_size=net.batch_size)
-    bound = loss_bound(NUM_CLASSES)
-    return replace(task, batch=batch, eval_batch=eval_batch, loss_bound=bound)
+    return stateless_task(
+        start,
+        loss,
+        specs=specs,
+        batch=batch,
+        eval_batch=eval_batch,
+        loss_bound=loss_bound(NUM_CLASSES),
+    )

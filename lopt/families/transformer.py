@@ -23,10 +23,11 @@ import jax.numpy as jnp
 
 from lopt import mup
 from lopt.base import Array, Params, PRNGKey, Task
+from lopt.checks import check_integers
 from lopt.config import BrokenRule
 from lopt.corpus import NUM_CLASSES
+from lopt.factories import taken
 from lopt.families.attention import causal_attention, rms_norm
-from lopt.families.checks import check_integers
 from lopt.families.layers import preactivation
 from lopt.families.text import TextNet, draw_layers, text_task
 
@@ -60,15 +61,8 @@ def transformer(
     Raises:
       ConfigError: an option is out of range, or names something unknown.
     """
-    net = TextNet(
-        kind=num_heads,
-        width=width,
-        depth=depth,
-        sequence_length=sequence_length,
-        batch_size=batch_size,
-        form=form,
-        base_width=base_width,
-    )
+    options = locals()
+    net = TextNet(kind=num_heads, **taken(TextNet, options))
     check_integers(1, num_heads=num_heads)
     for option, value in {"width": width, "base_width": base_width}.items():
         if value % num_heads:

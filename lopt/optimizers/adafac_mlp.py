@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lopt import features
+from lopt import checks, features
 from lopt.base import Array, LearnedOptimizer, PyTree
 from lopt.config import BrokenRule
 from lopt.features import FactoredMoment, FullMoment
-from lopt.optimizers import checks, network
+from lopt.optimizers import network
 
 
 class AdafacMlpState(NamedTuple):
@@ -99,8 +99,7 @@ def adafac_mlp(
 
         def update_fn(updates, state, params=None, **extra_args):
             del extra_args
-            if params is None:
-                raise ValueError(checks.NO_PARAMS)
+            checks.check_params(params)
             treedef = jax.tree.structure(params)
             g, p = (jax.tree.map(features.at_least_float32, x) for x in (updates, params))
             m = jax.tree.map(

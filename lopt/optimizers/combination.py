@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any, NamedTuple
 
+from lopt import checks
 from lopt.bases import BASES, NEED_MORE, Base
 from lopt.config import BrokenRule
 from lopt.errors import unknown_name
-from lopt.optimizers import checks, policy
+from lopt.optimizers import policy
 from lopt.packing import Packing
 
 

@@ -32,10 +32,10 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from lopt import mup
+from lopt import checks, mup
 from lopt.base import Array, LearnedOptimizer, MetaParams, OptFn, PRNGKey, Specs
 from lopt.config import BrokenRule
-from lopt.optimizers import checks, inputs, mixing, policy
+from lopt.optimizers import inputs, mixing, policy
 from lopt.optimizers.combination import Combination, combination_of, combine
 from lopt.packing import Packing, Stacks, packing
 
@@ -227,8 +227,7 @@ def _transformation(
 
     def update_fn(grads, state: LayerwiseState, params=None, *, value, **extra_args):
         del extra_args
-        if params is None:
-            raise ValueError(checks.NO_PARAMS)
+        checks.check_params(params)
         pack, step = layout(params), state.step
         g, p = pack.pack(grads), pack.pack(params)
         raw, momenta = mixing.update_momenta(decays, g, state.momenta, step)

@@ -17,9 +17,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lopt import features, mup
+from lopt import checks, features, mup
 from lopt.base import ROLES, Array, LearnedOptimizer, PyTree
-from lopt.optimizers import checks
 
 
 class LearnableState(NamedTuple):

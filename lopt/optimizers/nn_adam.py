@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lopt import features, prng
+from lopt import checks, features, prng
 from lopt.base import Array, LearnedOptimizer, MetaParams, PyTree
 from lopt.features import log_abs
-from lopt.optimizers import checks, recurrent
+from lopt.optimizers import recurrent
 from lopt.optimizers.recurrent import LstmState
 
 NAMES = ("lr", "beta1", "beta2", "epsilon")
@@ -102,8 +102,7 @@ def nn_adam(
 
         def update_fn(updates, state, params=None, **extra_args):
             del extra_args
-            if params is None:
-                raise ValueError(checks.NO_PARAMS)
+            checks.check_params(params)
             leaves, treedef = jax.tree.flatten(params)
             now = constrain(state.raw)
             grads = treedef.flatten_up_to(updates)

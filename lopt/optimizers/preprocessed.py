@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lopt import checks
 from lopt.base import LearnedOptimizer
-from lopt.optimizers import checks
 from lopt.optimizers.adafac_mlp import adafac_mlp
 
 
