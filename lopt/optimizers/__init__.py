@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from lopt.base import LearnedOptimizer
 from lopt.optimizers.adafac_mlp import adafac_mlp
+from lopt.optimizers.celo2 import celo2
 from lopt.optimizers.layerwise import layerwise
 from lopt.optimizers.learnable import learnable_adam, learnable_sgd, learnable_sgdm
 from lopt.optimizers.mlp import mlp
@@ -12,6 +13,7 @@ from lopt.optimizers.preprocessed import mup_adafac
 
 OPTIMIZERS: dict[str, Callable[..., LearnedOptimizer]] = {
     "adafac_mlp": adafac_mlp,
+    "celo2": celo2,
     "layerwise": layerwise,
     "learnable_adam": learnable_adam,
     "learnable_sgd": learnable_sgd,

@@ -65,10 +65,7 @@ def adafac_mlp(
         rms_decays=rms_decays,
         factored_decays=factored_decays,
     )
-    for name, decays in {"rms": rms_decays, "factored": factored_decays}.items():
-        if len(decays) not in (1, len(momentum_decays)):
-            rule = f"be one or as many as `momentum_decays` ({len(momentum_decays)})"
-            raise BrokenRule(f"{name}_decays", rule, decays)
+    check_counts(momentum_decays, rms_decays=rms_decays, factored_decays=factored_decays)
     decays = (momentum_decays, rms_decays, factored_decays)
     num_inputs = num_channels(*map(len, decays)) + len(features.TIME_SCALES)
 
@@ -130,6 +127,14 @@ def adafac_mlp(
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
     return LearnedOptimizer(init, opt_fn)
+
+
+def check_counts(momentum_decays: Sequence[float], **others: Sequence[float]) -> None:
+    """The others, which are multiplied with the momenta, must be one or as many."""
+    for name, decays in others.items():
+        if len(decays) not in (1, len(momentum_decays)):
+            rule = f"be one or as many as `momentum_decays` ({len(momentum_decays)})"
+            raise BrokenRule(name, rule, decays)
 
 
 def num_channels(num_momenta: int, num_second: int, num_factored: int) -> int:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 LEARNED_OPTIMIZATION = "google/learned_optimization"
+CELO = "amoudgl/celo"
 PYLO = "PyLO"
 
 _NN_ADAM = ("lr", "beta1", "beta2", "epsilon")
@@ -125,6 +126,16 @@ _PYLO_WITH_DECAYS = Layout(
 
 ARCHITECTURES: dict[str, Architecture] = {
     "adafac_mlp": Architecture(layouts=(_ADAFAC, _pylo(_ELO_DECAYS), _PYLO_WITH_DECAYS)),
+    "celo2": Architecture(
+        layouts=(
+            Layout(
+                source=CELO,
+                names=lambda n: _network(n, lambda i, k: f"ff_mod_stack/~/{k}{i}"),
+                layer=r"ff_mod_stack/~/[wb](\d+)$",
+                inputs_first=True,
+            ),
+        )
+    ),
     "learnable_adam": Architecture(
         layouts=(
             _fixed(
@@ -185,6 +196,9 @@ WRAPPERS: dict[str, frozenset[str] | None] = {
 }
 """What theta's names start with inside of checkpoints, and which names stand beside it;
 None: any, the states of a trainer."""
+
+GROUPED_WEIGHT = re.compile(r"(.+/w0)__(\d+)")
+"""A first layer's weights that are stored by groups of inputs: its tensor, its place."""
 
 SCALAR_WEIGHT = re.compile(r"(nn/~/[wb]\d+)_(\d+)(?:_(\d+))?")
 """A weight that is stored by itself: its tensor, and its place in it."""

@@ -12,7 +12,13 @@ from lopt.base import LearnedOptimizer, MetaParams
 from lopt.checkpoint import theta_from_tensors
 from lopt.errors import CheckpointError, ConfigError, unknown_name
 from lopt.files import fileformat
-from lopt.published.layouts import ARCHITECTURES, SCALAR_WEIGHT, WRAPPERS, Layout
+from lopt.published.layouts import (
+    ARCHITECTURES,
+    GROUPED_WEIGHT,
+    SCALAR_WEIGHT,
+    WRAPPERS,
+    Layout,
+)
 
 CUT = "the file was cut short or changed: import the one that was published"
 
@@ -137,6 +143,7 @@ def _joined(tensors: dict[str, Any], path: Path) -> dict[str, Any]:
         if match
     }
     joined = {name: value for name, value in tensors.items() if name not in places}
+    joined = _grouped(joined, path)
     for tensor in dict.fromkeys(tensor for tensor, _ in places.values()):
         values = {
             index: _float32(tensors[name], name, path).item()
@@ -150,6 +157,32 @@ def _joined(tensors: dict[str, Any], path: Path) -> dict[str, Any]:
                 name = "_".join(map(str, (tensor, *index)))
                 raise CheckpointError(f"`{path}` lacks the tensor `{name}`", hint=CUT)
             joined[tensor][index] = values[index]
+    return joined
+
+
+def _grouped(tensors: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Weights that are stored by groups of inputs, joined to tensors [inputs, outputs].
+
+    Raises:
+      CheckpointError: one of them is missing, or has another number of outputs.
+    """
+    groups: dict[str, dict[int, str]] = {}
+    for name in tensors:
+        if match := GROUPED_WEIGHT.fullmatch(name):
+            groups.setdefault(match[1], {})[int(match[2])] = name
+    joined = dict(tensors)
+    for tensor, names in groups.items():
+        for i in range(1 + max(names)):
+            if i not in names:
+                raise CheckpointError(
+                    f"`{path}` lacks the tensor `{tensor}__{i}`", hint=CUT
+                )
+        parts = [_float32(joined.pop(names[i]), names[i], path) for i in sorted(names)]
+        shapes = [list(part.shape) for part in parts]
+        if any(len(shape) != 2 or shape[1] != shapes[0][1] for shape in shapes):
+            rule = "must be [inputs, outputs], of as many outputs"
+            raise CheckpointError(f"`{tensor}__*` of `{path}` {rule}, got {shapes}")
+        joined[tensor] = np.concatenate(parts)
     return joined
 
 
