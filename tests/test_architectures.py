@@ -13,6 +13,7 @@ from lopt.base import ParamSpec
 from lopt.errors import ConfigError
 from lopt.optimizers import network
 from lopt.optimizers.adafac_mlp import adafac_mlp
+from lopt.optimizers.celo2 import celo2
 from lopt.optimizers.learnable import learnable_adam, learnable_sgd, learnable_sgdm
 from lopt.optimizers.mlp import mlp
 from lopt.optimizers.nn_adam import nn_adam
@@ -26,6 +27,7 @@ ARCHITECTURES = {
     "mlp": mlp,
     "adafac_mlp": adafac_mlp,
     "mup_adafac": mup_adafac,
+    "celo2": celo2,
 }
 SHAPES = {"scalar": (), "vector": (5,), "kernel": (3, 3, 2, 4)}
 
