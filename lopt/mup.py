@@ -47,7 +47,7 @@ from lopt.errors import unknown_name
 
 Form = Literal["mup", "plain"]
 FORMS: tuple[Form, ...] = ("mup", "plain")
-Kind = Literal["entrywise", "orthogonalized"]
+Kind = Literal["entrywise", "orthogonalized", "relative"]
 
 
 def infer_specs(params: Params, *, output_axis: Literal[0, -1] = -1) -> Specs:
@@ -101,12 +101,16 @@ def update_multiplier(spec: ParamSpec, kind: Kind) -> float:
     Args:
       spec: the tensor that is updated.
       kind: how the direction scales with width; see the docstring of this module. An
-        "orthogonalized" base takes vectors and embeddings entry by entry.
+        "orthogonalized" base takes vectors and embeddings entry by entry; what is
+        "relative" has been multiplied by the RMS of the tensor, in which 1/√width_in of
+        the multiplier lies already.
     """
     if not spec.is_matrix or spec.role == "embedding":
         return 1.0
     if kind == "entrywise":
         return 1.0 / (spec.width_in * spec.forward)
+    if kind == "relative":
+        return 1.0 / (math.sqrt(spec.width_in) * spec.forward)
     base_in, base_out = spec.fan_in / spec.width_in, spec.fan_out / spec.width_out
     spectral_norm = max(spec.fan_in, spec.fan_out) / max(base_in, base_out)
     wanted = spec.width_out / spec.width_in

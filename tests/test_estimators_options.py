@@ -67,8 +67,8 @@ def test_each_estimator_takes_its_options_and_names_the_wrong_ones(name, uncheck
 def test_a_sigma_below_zero_in_a_table_is_named():
     _, inner = make_unroll(4)
     for option in ("sigma", "sigma_end"):
-        with pytest.raises(ConfigError, match=f"`{option}.w` must be positive, got 0"):
-            ESTIMATORS["pes"](inner, **{option: {"default": 0.1, "w": 0}})
+        with pytest.raises(ConfigError, match=f"`{option}.w` must be positive, got -1"):
+            ESTIMATORS["pes"](inner, **{option: {"default": 0.1, "w": -1}})
 
 
 SUITE = """

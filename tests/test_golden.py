@@ -28,9 +28,9 @@ from lopt.published.importing import import_file
 from lopt.published.matching import find
 
 # As names of the package these are the factories of the same names.
-adafac, celo2, mlp_module, nn_adam = (
+adafac, celo_module, celo2, mlp_module, nn_adam, velo = (
     importlib.import_module(f"lopt.optimizers.{name}")
-    for name in ("adafac_mlp", "celo2", "mlp", "nn_adam")
+    for name in ("adafac_mlp", "celo", "celo2", "mlp", "nn_adam", "velo")
 )
 
 FOLDER = Path(
@@ -345,6 +345,77 @@ def celo2_seen(rec, theta, grads, params, before, after):
     return seen
 
 
+# velo, celo
+
+
+def mixture_options(rec):
+    sizes = (rec.constants["ff_hidden_size"],) * rec.constants["ff_hidden_layers"]
+    return {
+        "hidden_size": rec.constants["lstm_hidden_size"],
+        "num_networks": rec.constants["param_inits"],
+        "hidden_sizes": sizes,
+        **steps_and(rec, "step_mult", "exp_mult"),
+    }
+
+
+def velo_options(rec):
+    c = rec.constants
+    horizon = 10 if c["use_bugged_loss_features"] else None
+    kept = not c["use_bugged_next_lstm_state"]
+    return {**mixture_options(rec), "loss_horizon": horizon, "keeps_lstm_state": kept}
+
+
+def celo_options(rec):
+    return {**mixture_options(rec), "phase": rec.constants["train_phase"]}
+
+
+def horizon_of(rec):
+    is_short = rec.constants.get("use_bugged_loss_features", False)
+    return 10 if is_short else rec.config["num_steps"]
+
+
+def velo_state(ours, rec):
+    out = {
+        "iteration": ours.step,
+        "lstm_hidden_state/hidden": ours.lstm.hidden,
+        "lstm_hidden_state/cell": ours.lstm.cell,
+        "loss_buffer/iteration": ours.losses.step,
+        "loss_buffer/means": ours.losses.means,
+        "loss_buffer/running_min": ours.losses.lowest,
+        "loss_buffer/decays": velo.course.loss_decays(horizon_of(rec)),
+    }
+    for name, (m, r, v) in zip(rec.names, ours.moments, strict=True):
+        out[f"mom_rolling/m/{name}"] = last(m)
+        out[f"rms_rolling/rms/{name}"] = last(r)
+        axes = rec.config["factored_dims_d1_d0"][name]
+        out |= factored(f"fac_rolling/{{}}/{name}", v, axes)
+    return out
+
+
+def mixture_seen(inputs):
+    def seen(rec, theta, grads, params, before, after):
+        fractions = velo.course.fraction_features(before.step, rec.config["num_steps"])
+        losses = velo.course.loss_features(after.losses, horizon_of(rec))
+        run = jnp.concatenate([fractions, losses])
+        leaves = [params[name] for name in rec.names]
+        rows = inputs(run, leaves, before.moments)
+        hidden = velo.advance(theta, rows, before.lstm).hidden
+        multiplier = recurrent.linear(theta["step_size"], hidden)[:, 0]
+        if rec.config["cls"] == "Celo":
+            multiplier = 0.1 * jnp.exp(multiplier)
+        out = {
+            "aux/lstm_in": rows,
+            "aux/controls": recurrent.linear(theta["controls"], hidden),
+            "aux/lr_mult": multiplier,
+        }
+        for name, p, moments in zip(rec.names, leaves, after.moments, strict=True):
+            g = jnp.clip(grads[name], -1000.0, 1000.0)
+            out[f"feat/{name}"] = features_of(velo.element_channels, g, p, moments)
+        return out
+
+    return seen
+
+
 # What the README calls the measured agreement, with its suggested bounds.
 ADAPTERS = {
     "LearnableSGD": Adapter(
@@ -392,6 +463,20 @@ ADAPTERS = {
             state=celo2_state,
             seen=celo2_seen,
         ),
+    ),
+    "HyperV2": Adapter(
+        tolerance=1e-4,
+        architecture="velo",
+        options=velo_options,
+        state=velo_state,
+        seen=mixture_seen(velo.tensor_inputs),
+    ),
+    "Celo": Adapter(
+        tolerance=1e-4,
+        architecture="celo",
+        options=celo_options,
+        state=velo_state,
+        seen=mixture_seen(celo_module.run_alone),
     ),
     "MuAdafacMLPLOpt": Adapter(
         tolerance=1e-4,

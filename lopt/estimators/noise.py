@@ -40,7 +40,8 @@ class Gaussian:
 
     Attributes:
       sigma: standard deviation. A table maps path prefixes ("network/w0", or "network"
-        for all of it) to numbers; the longest prefix that fits counts.
+        for all of it) to numbers; the longest prefix that fits counts. Where it is 0,
+        theta stays as it is.
       sigma_end: where it moves to, by equal factors in equal parts of the outer steps,
         in either form; None: it stays.
 
@@ -68,10 +69,15 @@ class Gaussian:
         # One number, where there is one, is not written out for every entry.
         if np.all(first == first[:1]) and np.all(last == last[:1]):
             first, last = first[:1], last[:1]
+        unmoved = first == 0
         sigma = jnp.asarray(first, jnp.float32)
         if np.any(first != last):
-            sigma = sigma * jnp.asarray(last / first, jnp.float32) ** progress
-        return Draw(sigma[None] * unit, unit / sigma[None])
+            ratio = last / np.where(unmoved, 1.0, first)
+            sigma = sigma * jnp.asarray(ratio, jnp.float32) ** progress
+        if not np.any(unmoved):
+            return Draw(sigma[None] * unit, unit / sigma[None])
+        score = unit / jnp.where(unmoved, jnp.inf, sigma)[None]
+        return Draw(sigma[None] * unit, score)
 
     def _ends(self, theta: MetaParams) -> list[tuple[float, float]]:
         """σ of each leaf of theta, first and last."""
@@ -79,6 +85,10 @@ class Gaussian:
         if self.sigma_end is None:
             return list(zip(first, first, strict=True))
         last = _for_leaves(theta, self.sigma_end, "sigma_end")
+        for a, b in zip(first, last, strict=True):
+            if (a == 0) != (b == 0):
+                rule = "be 0 where, and only where, `sigma` is"
+                raise BrokenRule("sigma_end", rule, self.sigma_end)
         return list(zip(first, last, strict=True))
 
 
@@ -109,8 +119,11 @@ def _check(sigma: Any, name: str) -> None:
     table = sigma if isinstance(sigma, Mapping) else {"": sigma}
     for prefix, value in table.items():
         key = f"{name}.{prefix}" if prefix else name
-        if not as_type(float, key, value) > 0:
+        value = as_type(float, key, value)
+        if not (value > 0 or (prefix and value == 0)):
             raise BrokenRule(key, "be positive", value)
+    if not any(table.values()):
+        raise BrokenRule(name, "be above 0 for some meta-parameters", sigma)
 
 
 def _for_leaves(theta: MetaParams, sigma: Sigma, name: str) -> list[float]:

@@ -4,15 +4,18 @@ from collections.abc import Callable
 
 from lopt.base import LearnedOptimizer
 from lopt.optimizers.adafac_mlp import adafac_mlp
+from lopt.optimizers.celo import celo
 from lopt.optimizers.celo2 import celo2
 from lopt.optimizers.layerwise import layerwise
 from lopt.optimizers.learnable import learnable_adam, learnable_sgd, learnable_sgdm
 from lopt.optimizers.mlp import mlp
 from lopt.optimizers.nn_adam import nn_adam
 from lopt.optimizers.preprocessed import mup_adafac
+from lopt.optimizers.velo import velo
 
 OPTIMIZERS: dict[str, Callable[..., LearnedOptimizer]] = {
     "adafac_mlp": adafac_mlp,
+    "celo": celo,
     "celo2": celo2,
     "layerwise": layerwise,
     "learnable_adam": learnable_adam,
@@ -21,4 +24,5 @@ OPTIMIZERS: dict[str, Callable[..., LearnedOptimizer]] = {
     "mlp": mlp,
     "mup_adafac": mup_adafac,
     "nn_adam": nn_adam,
+    "velo": velo,
 }

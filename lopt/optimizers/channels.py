@@ -56,21 +56,34 @@ def num_channels(num_momenta: int, num_second: int, num_factored: int) -> int:
     return 3 + num_momenta + 3 * num_second + 5 * num_factored + products
 
 
-def channels(g: Array, p: Array, moments: Moments) -> list[Array]:
+def channels(
+    g: Array, p: Array, moments: Moments, *, eps: float = 1e-8, repeats: bool = False
+) -> list[Array]:
     """The channels of one tensor, in the published order.
 
     g, g clipped to ±0.1, p, m, r, m rsqrt(r), rsqrt(r), g preconditioned by each factored
     moment and by r; then, of a tensor that is factored, R, C, rsqrt(R), rsqrt(C), m ρ κ.
+
+    Args:
+      g: the gradient [*s].
+      p: the parameters [*s].
+      moments: with this gradient.
+      eps: added to r inside of roots.
+      repeats: whether V stands for both R and C where nothing is factored; zeros do
+        otherwise.
     """
     m, r, v = moments
-    inverse = jax.lax.rsqrt(r + 1e-8)
+    inverse = jax.lax.rsqrt(r + eps)
     own = [g[None], jnp.clip(g, -0.1, 0.1)[None], p[None], m, r, m * inverse, inverse]
-    if isinstance(v, FullMoment):
-        own += [g[None] * features.reciprocal_root(v), g[None] * inverse]
-        num_factored = len(v.full)
-        none = jnp.zeros((4 * num_factored + max(len(m), num_factored), *[1] * g.ndim))
-        return [*own, none]
-    rho, kappa = features.reciprocal_root_factors(v)
-    own += [g[None] * rho * kappa, g[None] * inverse]
-    roots = [jax.lax.rsqrt(v.row + 1e-8), jax.lax.rsqrt(v.col + 1e-8)]
-    return [*own, v.row, v.col, *roots, m * rho * kappa]
+    if isinstance(v, FactoredMoment):
+        rho, kappa = features.reciprocal_root_factors(v)
+        own += [g[None] * rho * kappa, g[None] * inverse]
+        roots = [jax.lax.rsqrt(v.row + 1e-8), jax.lax.rsqrt(v.col + 1e-8)]
+        return [*own, v.row, v.col, *roots, m * rho * kappa]
+    own += [g[None] * features.reciprocal_root(v), g[None] * inverse]
+    if repeats:
+        root = jax.lax.rsqrt(v.full + 1e-8)
+        return [*own, v.full, v.full, root, root, m * jax.lax.rsqrt(v.full)]
+    num_factored = len(v.full)
+    num_absent = 4 * num_factored + max(len(m), num_factored)
+    return [*own, jnp.zeros((num_absent, *[1] * g.ndim))]

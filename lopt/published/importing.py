@@ -145,10 +145,13 @@ def _options(
 
 
 def _inferred(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The options that shapes of tensors tell: sizes of hidden layers."""
+    """The options that shapes of tensors tell: sizes of layers, and numbers of them."""
+    found = {}
     biases = [x for name, x in tensors.items() if name.startswith("network/b")]
     if biases:
-        return {"hidden_sizes": [b.size for b in biases[:-1]]}
+        found["hidden_sizes"] = [b.shape[-1] for b in biases[:-1]]
+        if biases[0].ndim > 1:
+            found["num_networks"] = len(biases[0])
     if "lstm/hidden" in tensors:
-        return {"hidden_size": tensors["lstm/hidden"].size}
-    return {"per_role": False}
+        found["hidden_size"] = tensors["lstm/hidden"].size
+    return found or {"per_role": False}

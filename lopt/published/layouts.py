@@ -39,6 +39,7 @@ class Layout:
       inputs_first: whether the network's weights are [inputs, outputs]; ours are
         [outputs, inputs].
       absent: values of tensors that such files do not carry, by our names.
+      unused: theirs, of tensors that have no effect, and that we have not.
     """
 
     source: str
@@ -46,6 +47,7 @@ class Layout:
     layer: str = r"(?!)"
     inputs_first: bool = False
     absent: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
 
     def names_in(self, found: Iterable[str]) -> dict[str, str]:
         """Our tensors' names, and theirs in a file that has tensors of these names."""
@@ -124,15 +126,47 @@ _PYLO_WITH_DECAYS = Layout(
     layer=r"state_dict/network\.(input|linear_\d+|output)\.",
 )
 
+_LSTM = {
+    "lstm/linear/w": "rnn_params/rnn/linear/w",
+    "lstm/linear/b": "rnn_params/rnn/linear/b",
+    "lstm/hidden": "lstm_init_state/hidden",
+    "lstm/cell": "lstm_init_state/cell",
+}
+_CELO_NETWORK = r"ff_mod_stack/~/[wb](\d+)$"
+
+
+def _celo_names(num_layers: int) -> dict[str, str]:
+    return _network(num_layers, lambda i, k: f"ff_mod_stack/~/{k}{i}")
+
+
+def _velo_names(num_layers: int) -> dict[str, str]:
+    linear = {
+        "shared": "linear_1",
+        "own": "linear_2",
+        "controls": "rnn_to_controls",
+        "step_size": "step_size",
+    }
+    names = {f"{a}/{k}": f"rnn_params/{b}/{k}" for a, b in linear.items() for k in "wb"}
+    return {**_celo_names(num_layers), **_LSTM, **names}
+
+
+def _velo(source: str) -> Layout:
+    return Layout(
+        source=source,
+        names=_velo_names,
+        layer=_CELO_NETWORK,
+        inputs_first=True,
+        unused=("rnn_params/linear/w", "rnn_params/linear/b"),
+    )
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     "adafac_mlp": Architecture(layouts=(_ADAFAC, _pylo(_ELO_DECAYS), _PYLO_WITH_DECAYS)),
+    "celo": Architecture(layouts=(_velo(CELO),)),
     "celo2": Architecture(
         layouts=(
             Layout(
-                source=CELO,
-                names=lambda n: _network(n, lambda i, k: f"ff_mod_stack/~/{k}{i}"),
-                layer=r"ff_mod_stack/~/[wb](\d+)$",
-                inputs_first=True,
+                source=CELO, names=_celo_names, layer=_CELO_NETWORK, inputs_first=True
             ),
         )
     ),
@@ -174,10 +208,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             _fixed(
                 {
                     **{f"initial/{n}": f"per_layer_{n}" for n in _NN_ADAM},
-                    "lstm/linear/w": "rnn_params/rnn/linear/w",
-                    "lstm/linear/b": "rnn_params/rnn/linear/b",
-                    "lstm/hidden": "lstm_init_state/hidden",
-                    "lstm/cell": "lstm_init_state/cell",
+                    **_LSTM,
                     "controls/w": "rnn_to_controls_params/rnn_to_controls/w",
                     "controls/b": "rnn_to_controls_params/rnn_to_controls/b",
                 }
@@ -185,6 +216,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         starting=("learning_rate", "b1", "b2", "eps"),
     ),
+    "velo": Architecture(layouts=(_velo(LEARNED_OPTIMIZATION),)),
 }
 """By the name of our factory. `adafac_mlp` and `mup_adafac` share their layouts; where
 PyLO's files lack the decays, the one stands for ELO, the other for μLO."""

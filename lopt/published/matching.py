@@ -62,7 +62,7 @@ class Found:
             return ConfigError(f"`theta.{name}` must have shape {want}, got {shape}")
         got = list(self.tensors[name].shape)
         if _is_turned(name, self.layout):
-            want, got = want[::-1], got[::-1]
+            want, got = ([*x[:-2], *x[-2:][::-1]] for x in (want, got))
         return CheckpointError(
             f"tensor `{self.names[name]}` of `{self.path}` must have shape {want}, got "
             f"{got}",
@@ -96,6 +96,7 @@ def find(
     layout, names = max(
         candidates, key=lambda candidate: len(tensors.keys() & candidate[1].values())
     )
+    tensors = {name: x for name, x in tensors.items() if name not in layout.unused}
     for name in stated:
         if name not in {*names, *layout.absent}:
             raise unknown_name("tensor of theta", name, {*names, *layout.absent})
@@ -109,7 +110,9 @@ def find(
         _complain(tensors, carried, architecture, path)
     absent = {k: np.asarray(v, np.float32) for k, v in layout.absent.items()}
     ours = {name: _float32(tensors[x], x, path) for name, x in carried.items()}
-    turned = {k: x.T if _is_turned(k, layout) else x for k, x in ours.items()}
+    turned = {
+        k: np.swapaxes(x, -2, -1) if _is_turned(k, layout) else x for k, x in ours.items()
+    }
     return Found(
         path=path, layout=layout, names=names, tensors=turned, added={**absent, **stated}
     )
@@ -161,7 +164,7 @@ def _joined(tensors: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _grouped(tensors: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Weights that are stored by groups of inputs, joined to tensors [inputs, outputs].
+    """Weights that are stored by groups of inputs, joined to [..., inputs, outputs].
 
     Raises:
       CheckpointError: one of them is missing, or has another number of outputs.
@@ -179,10 +182,10 @@ def _grouped(tensors: dict[str, Any], path: Path) -> dict[str, Any]:
                 )
         parts = [_float32(joined.pop(names[i]), names[i], path) for i in sorted(names)]
         shapes = [list(part.shape) for part in parts]
-        if any(len(shape) != 2 or shape[1] != shapes[0][1] for shape in shapes):
-            rule = "must be [inputs, outputs], of as many outputs"
+        if len({(*shape[:-2], *shape[-1:], len(shape)) for shape in shapes}) > 1:
+            rule = "must agree but in their number of inputs, the last axis but one"
             raise CheckpointError(f"`{tensor}__*` of `{path}` {rule}, got {shapes}")
-        joined[tensor] = np.concatenate(parts)
+        joined[tensor] = np.concatenate(parts, axis=-2)
     return joined
 
 
