@@ -18,6 +18,7 @@ from unrolls import (
 )
 
 from lopt.base import LearnedOptimizer
+from lopt.errors import ConfigError
 from lopt.estimators.mixed import mixture
 from lopt.estimators.nes import utilities
 from lopt.estimators.noise import Gaussian, as_theta
@@ -298,3 +299,19 @@ def test_sigma_moves_by_equal_factors(key):
         np.testing.assert_allclose(score, np.asarray(unit) / sigma[None], rtol=1e-5)
     assert as_theta(noise, theta)["a"]["w"].shape == (2, 3)
     np.testing.assert_array_equal(as_theta(noise, theta)["a"]["w"], noise[:, 2:5])
+
+
+def test_where_sigma_is_zero_theta_stays(key):
+    theta = {"a": {"w": jnp.zeros(3), "b": jnp.zeros(2)}, "c": jnp.zeros(4)}
+    sigma, keys = {"a/b": 0.0, "default": 0.5}, jax.random.split(key, 2)
+    unit = Gaussian(sigma=1.0).draw(theta, keys, jnp.float32(0)).noise
+    for end in (None, {"a/b": 0.0, "default": 0.1}):
+        gaussian = Gaussian(sigma=sigma, sigma_end=end)
+        noise, score = gaussian.draw(theta, keys, jnp.float32(0.0))
+        for found, rest in ((noise, 0.5 * unit), (score, unit / 0.5)):
+            np.testing.assert_array_equal(found[:, :2], 0)
+            np.testing.assert_allclose(found[:, 2:], rest[:, 2:], rtol=1e-6)
+    with pytest.raises(ConfigError, match="`sigma` must be above 0 for some"):
+        Gaussian(sigma={"default": 0.0})
+    with pytest.raises(ConfigError, match="`sigma_end` must be 0 where, and only where"):
+        Gaussian(sigma=sigma, sigma_end=0.1).check(theta)
