@@ -28,9 +28,9 @@ from lopt.published.importing import import_file
 from lopt.published.matching import find
 
 # As names of the package these are the factories of the same names.
-adafac, celo_module, celo2, mlp_module, nn_adam, velo = (
+adafac, celo_module, celo2, mlp_module, nn_adam, rnn_mlp, velo = (
     importlib.import_module(f"lopt.optimizers.{name}")
-    for name in ("adafac_mlp", "celo", "celo2", "mlp", "nn_adam", "velo")
+    for name in ("adafac_mlp", "celo", "celo2", "mlp", "nn_adam", "rnn_mlp", "velo")
 )
 
 FOLDER = Path(
@@ -77,7 +77,7 @@ class Adapter:
       state: our state, recording -> recorded key -> array.
       seen: what the network saw: recorded key -> array; keys as in the recording,
         without the step. Arguments: recording, theta, grads, params, the states
-        before and after.
+        before and after, the loss.
     """
 
     tolerance: float
@@ -143,7 +143,7 @@ def nn_adam_state(ours, rec):
     }
 
 
-def nn_adam_seen(rec, theta, grads, params, before, after):
+def nn_adam_seen(rec, theta, grads, params, before, after, loss):
     del rec
     clipped = {k: jnp.clip(g, -1000.0, 1000.0) for k, g in grads.items()}
     tensors = [
@@ -172,7 +172,7 @@ def mlp_state(ours, rec):
     }
 
 
-def mlp_seen(rec, theta, grads, params, before, after):
+def mlp_seen(rec, theta, grads, params, before, after, loss):
     del rec, theta, before
     return {
         f"feat/{k}": features_of(mlp_module.channels, g, params[k], after.momenta[k])
@@ -232,7 +232,7 @@ def factored(key, v, axes):
     }
 
 
-def adafac_seen(rec, theta, grads, params, before, after):
+def adafac_seen(rec, theta, grads, params, before, after, loss):
     del rec, theta, before
     after = behind_preprocessing(after)
     return {
@@ -248,12 +248,12 @@ def adafac_seen(rec, theta, grads, params, before, after):
     }
 
 
-def mup_adafac_seen(rec, theta, grads, params, before, after):
+def mup_adafac_seen(rec, theta, grads, params, before, after, loss):
     """The network sees the preprocessed gradients."""
     if rec.constants["clip_grad"]:
         norm = jnp.sqrt(sum(jnp.sum(g * g) for g in grads.values()))
         grads = {k: g / jnp.maximum(norm, 1.0) for k, g in grads.items()}
-    return adafac_seen(rec, theta, grads, params, before, after)
+    return adafac_seen(rec, theta, grads, params, before, after, loss)
 
 
 def mup_adafac_options(rec):
@@ -317,7 +317,7 @@ def celo2_state(ours, rec):
     return out
 
 
-def celo2_seen(rec, theta, grads, params, before, after):
+def celo2_seen(rec, theta, grads, params, before, after, loss):
     del before
     seen = {}
     for name, moments in zip(rec.names, after.tensors, strict=True):
@@ -393,7 +393,7 @@ def velo_state(ours, rec):
 
 
 def mixture_seen(inputs):
-    def seen(rec, theta, grads, params, before, after):
+    def seen(rec, theta, grads, params, before, after, loss):
         fractions = velo.course.fraction_features(before.step, rec.config["num_steps"])
         losses = velo.course.loss_features(after.losses, horizon_of(rec))
         run = jnp.concatenate([fractions, losses])
@@ -414,6 +414,57 @@ def mixture_seen(inputs):
         return out
 
     return seen
+
+
+# rnn_mlp
+
+
+def rnn_mlp_options(rec):
+    c = rec.constants
+    return {
+        "hidden_size": c["lstm_hidden_size"],
+        "hidden_sizes": (c["hidden_size"],) * c["hidden_layer"],
+        "from_mlp": c["from_mlp_size"],
+        "from_lstm": c["from_lstm_size"],
+        "lstm_to_mlp": c["lstm_to_ff"],
+        "decays": c["decays"],
+        "step_mult": c["step_multiplier"],
+        "exp_mult": c["magnitude_rate"],
+    }
+
+
+def rnn_mlp_state(ours, rec):
+    out = {
+        "iteration": ours.step,
+        "dynamic_clip/iteration": ours.clipping.step,
+        "dynamic_clip/value": ours.clipping.size,
+        "from_lstm": ours.from_lstm,
+        "lstm_hidden_state/hidden": ours.lstm.hidden,
+        "lstm_hidden_state/cell": ours.lstm.cell,
+    }
+    for split, losses in {"train": ours.train, "valid": ours.valid}.items():
+        names = "mean", "var", "updates"
+        out |= per_tensor(f"{split}_loss_accum", dict(zip(names, losses, strict=True)))
+    for i, (name, (m, r)) in enumerate(zip(rec.names, ours.statistics, strict=True)):
+        out[f"from_mlp/{name}"] = ours.from_mlp[i]
+        out[f"mom_rolling/m/{name}"] = last(m)
+        out[f"rms_rolling/rms/{name}"] = last(r)
+    return out
+
+
+def rnn_mlp_seen(rec, theta, grads, params, before, after, loss):
+    p = [params[name] for name in rec.names]
+    _, g = rnn_mlp.clip(before.clipping, [grads[name] for name in rec.names])
+    known = after.train, before.valid, before.from_lstm, before.from_mlp
+    out = {
+        "aux/lstm_in": rnn_mlp.tensor_inputs(loss, *known, g, p, after.statistics),
+        "aux/lstm_out": after.lstm.hidden,
+        "aux/ff_inputs": recurrent.linear(theta["to_mlp"], after.lstm.hidden),
+    }
+    for i, name in enumerate(rec.names):
+        seen = features_of(rnn_mlp.channels, g[i], p[i], after.statistics[i])
+        out[f"feat/{name}"] = seen.reshape(-1, seen.shape[-1])
+    return out
 
 
 # What the README calls the measured agreement, with its suggested bounds.
@@ -463,6 +514,13 @@ ADAPTERS = {
             state=celo2_state,
             seen=celo2_seen,
         ),
+    ),
+    "RNNMLPLOpt": Adapter(
+        tolerance=3e-4,
+        architecture="rnn_mlp",
+        options=rnn_mlp_options,
+        state=rnn_mlp_state,
+        seen=rnn_mlp_seen,
     ),
     "HyperV2": Adapter(
         tolerance=1e-4,
@@ -530,24 +588,28 @@ def run(adapter: Adapter, rec: Recording):
 
     def step(carry, inputs):
         params, state = carry
-        grads, loss = inputs
-        updates, after = optimizer.update(grads, state, params, value=loss)
-        seen = adapter.seen(rec, theta, grads, params, state, after) if has_seen else {}
+        grads, loss, extra = inputs
+        updates, after = optimizer.update(grads, state, params, value=loss, **extra)
+        arguments = rec, theta, grads, params, state, after, loss
+        seen = adapter.seen(*arguments) if has_seen else {}
         params = {k: params[k] + updates[k] for k in params}
         return (params, after), (params, after, seen)
 
     # Without LLVM's optimizations: half of the time goes into compiling.
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
-    def all_steps(params, grads, losses):
+    def all_steps(params, grads, losses, extra):
         state = optimizer.init(params)
-        _, history = jax.lax.scan(step, (params, state), (grads, losses))
+        _, history = jax.lax.scan(step, (params, state), (grads, losses, extra))
         return state, history
 
     steps = range(rec.config["steps_recorded"])
     grads = [rec.under(f"grads/{t}") for t in steps]
     stacked = {k: np.stack([g[k] for g in grads]) for k in rec.names}
     losses = np.stack([rec.arrays[f"loss/{t}"] for t in steps])
-    start, history = jax.device_get(all_steps(rec.under("params0"), stacked, losses))
+    valid = rec.constants.get("is_valid_steps")
+    extra = {"is_valid": np.isin(steps, valid)} if valid else {}
+    arguments = rec.under("params0"), stacked, losses, extra
+    start, history = jax.device_get(all_steps(*arguments))
     history = [jax.tree.map(lambda x, t=t: x[t], history) for t in steps]
     states = {"init": start} | {str(t): state for t, (_, state, _) in enumerate(history)}
     return (

@@ -9,10 +9,16 @@ from trees import MIXED, TREES, perturbed_theta, random_tree, run
 
 from lopt.bases import BASES
 from lopt.optimizers import OPTIMIZERS
+from lopt.optimizers.celo import celo
 from lopt.optimizers.layerwise import layerwise
+from lopt.optimizers.rnn_mlp import rnn_mlp
+from lopt.optimizers.velo import velo
 
 VARIANTS = {
-    **{name: factory for name, factory in OPTIMIZERS.items()},
+    **OPTIMIZERS,
+    "celo": lambda: celo(hidden_size=8),
+    "velo": lambda: velo(hidden_size=8, num_networks=4),
+    "rnn_mlp": lambda: rnn_mlp(hidden_size=8, hidden_sizes=(8,)),
     "layerwise-linear": lambda: layerwise(hidden_sizes=()),
     **{f"layerwise-{b}": lambda b=b: layerwise(bases=("adam", b)) for b in BASES},
 }
@@ -71,9 +77,9 @@ def test_one_trace_unknown_arguments_and_composition(name, key):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow)
-        if name in ("layerwise-linear", "mup_adafac")
-        else name
+        name
+        if name in ("layerwise", "mlp", "adafac_mlp") or name.startswith("learnable")
+        else pytest.param(name, marks=pytest.mark.slow)
         for name in VARIANTS
     ],
 )
@@ -97,8 +103,8 @@ def test_jit_and_vmap_change_nothing(name, key):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_derivative_in_theta_where_gradients_are_zero(name, key):
     """As of biases at first, of inputs that are zero, of what the loss does not see."""
-    options = {"bases": tuple(BASES)} if name == "layerwise" else {}
-    lopt = OPTIMIZERS[name](**options)
+    is_layerwise = name == "layerwise"
+    lopt = layerwise(bases=tuple(BASES)) if is_layerwise else VARIANTS[name]()
     theta = perturbed_theta(lopt, key)
     x = jax.random.normal(key, (8, 4)).at[:, 1].set(0.0)
     params = {"w": jnp.linspace(-1.0, 1.0, 12).reshape(4, 3), "b": jnp.zeros(3)}

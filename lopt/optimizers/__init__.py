@@ -11,6 +11,7 @@ from lopt.optimizers.learnable import learnable_adam, learnable_sgd, learnable_s
 from lopt.optimizers.mlp import mlp
 from lopt.optimizers.nn_adam import nn_adam
 from lopt.optimizers.preprocessed import mup_adafac
+from lopt.optimizers.rnn_mlp import rnn_mlp
 from lopt.optimizers.velo import velo
 
 OPTIMIZERS: dict[str, Callable[..., LearnedOptimizer]] = {
@@ -24,5 +25,6 @@ OPTIMIZERS: dict[str, Callable[..., LearnedOptimizer]] = {
     "mlp": mlp,
     "mup_adafac": mup_adafac,
     "nn_adam": nn_adam,
+    "rnn_mlp": rnn_mlp,
     "velo": velo,
 }

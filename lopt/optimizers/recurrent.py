@@ -6,13 +6,27 @@ References:
   recurrent network architectures, 2015, ICML.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lopt import prng
-from lopt.base import Array, MetaParams, PRNGKey
+from lopt import features, prng
+from lopt.base import Array, MetaParams, PRNGKey, PyTree
+
+
+def tensors(tree: PyTree) -> list[Array]:
+    """The tensors that have elements, in the precision of their statistics."""
+    leaves = map(features.at_least_float32, jax.tree.leaves(tree))
+    return [x for x in leaves if x.size]
+
+
+def as_tree(values: Sequence[Any], like: PyTree, *, empty: Callable) -> PyTree:
+    """A tree of one value for each of `tensors`, and of `empty(x)` for the others."""
+    leaves, treedef = jax.tree.flatten(like)
+    rest = iter(values)
+    return treedef.unflatten([next(rest) if x.size else empty(x) for x in leaves])
 
 
 class LstmState(NamedTuple):

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from lopt import checks, features, mup, prng
-from lopt.base import Array, LearnedOptimizer, MetaParams, Params
+from lopt.base import Array, LearnedOptimizer, MetaParams, Params, Specs
 from lopt.optimizers import channels, course, network, recurrent
 from lopt.optimizers.channels import Moments
 from lopt.optimizers.course import LossAverages
@@ -151,7 +151,7 @@ def mixture_optimizer(
         )
 
         def init_fn(params):
-            leaves = _leaves(params)
+            leaves = recurrent.tensors(params)
             return VeloState(
                 step=jnp.zeros([], jnp.int32),
                 losses=course.init_losses(),
@@ -163,15 +163,18 @@ def mixture_optimizer(
             del extra_args
             checks.check_params(params)
             step = jnp.asarray(optax.safe_increment(state.step))
-            losses = course.add_loss(state.losses, value, horizon)
+            losses = course.add_loss(state.losses, jnp.asarray(value), horizon)
             fractions = course.fraction_features(state.step, num_steps)
             run = jnp.concatenate([fractions, course.loss_features(losses, horizon)])
-            p = _leaves(params)
+            p = recurrent.tensors(params)
             if not p:
                 return updates, state._replace(step=step, losses=losses)
             lstm = advance(theta, inputs(run, p, state.moments), state.lstm)
             told = controls(theta, lstm.hidden)
-            g = [jnp.clip(x, -channels.CLIP, channels.CLIP) for x in _leaves(updates)]
+            g = [
+                jnp.clip(x, -channels.CLIP, channels.CLIP)
+                for x in recurrent.tensors(updates)
+            ]
             moments = tuple(
                 channels.updated_moments(m, x, decays)
                 for m, x in zip(state.moments, g, strict=True)
@@ -236,17 +239,11 @@ def tensor_inputs(
     return jnp.stack(rows)
 
 
-def _leaves(tree) -> list[Array]:
-    return [features.at_least_float32(x) for x in jax.tree.leaves(tree)]
-
-
-def _scaled(changes: list[Array], params: Params, specs) -> Params:
+def _scaled(changes: list[Array], params: Params, specs: Specs | None) -> Params:
     """The changes times the muP multipliers, as a tree of the parameters' dtypes."""
-    leaves, treedef = jax.tree.flatten(params)
+    changes = recurrent.as_tree(changes, params, empty=jnp.zeros_like)
     if specs is not None:
-        multipliers = [
-            mup.update_multiplier(spec, "relative") for spec in jax.tree.leaves(specs)
-        ]
-        changes = [x * m for x, m in zip(changes, multipliers, strict=True)]
-    pairs = zip(changes, leaves, strict=True)
-    return treedef.unflatten([x.astype(p.dtype) for x, p in pairs])
+        changes = jax.tree.map(
+            lambda x, spec: mup.update_multiplier(spec, "relative") * x, changes, specs
+        )
+    return jax.tree.map(lambda x, p: x.astype(p.dtype), changes, params)

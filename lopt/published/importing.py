@@ -154,4 +154,9 @@ def _inferred(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
             found["num_networks"] = len(biases[0])
     if "lstm/hidden" in tensors:
         found["hidden_size"] = tensors["lstm/hidden"].size
+    for option in ("from_mlp", "from_lstm"):
+        if option in tensors:
+            found[option] = tensors[option].size
+    if "to_mlp/b" in tensors:
+        found["lstm_to_mlp"] = tensors["to_mlp/b"].size
     return found or {"per_role": False}

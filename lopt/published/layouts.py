@@ -150,6 +150,17 @@ def _velo_names(num_layers: int) -> dict[str, str]:
     return {**_celo_names(num_layers), **_LSTM, **names}
 
 
+def _rnn_mlp_names(num_layers: int) -> dict[str, str]:
+    linear = {"to_all": "rnn_to_in", "to_mlp": "rnn_to_ff"}
+    return {
+        **_network(num_layers, lambda i, k: f"ffmod_params/mlp/~/linear_{i}/{k}"),
+        **_LSTM,
+        **{f"{a}/{k}": f"{b}_params/{b}/{k}" for a, b in linear.items() for k in "wb"},
+        "from_lstm": "initial_from_lstm",
+        "from_mlp": "initial_from_mlp",
+    }
+
+
 def _velo(source: str) -> Layout:
     return Layout(
         source=source,
@@ -215,6 +226,16 @@ ARCHITECTURES: dict[str, Architecture] = {
             ),
         ),
         starting=("learning_rate", "b1", "b2", "eps"),
+    ),
+    "rnn_mlp": Architecture(
+        layouts=(
+            Layout(
+                source=LEARNED_OPTIMIZATION,
+                names=_rnn_mlp_names,
+                layer=r"ffmod_params/mlp/~/linear_(\d+)/",
+                inputs_first=True,
+            ),
+        )
     ),
     "velo": Architecture(layouts=(_velo(LEARNED_OPTIMIZATION),)),
 }
