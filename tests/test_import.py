@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax_files import flax_bytes, nested
-from published import ADAFAC, DATA, PUBLISHED, flat, random, write
+from published import ADAFAC, DATA, PUBLISHED, as_ours, flat, random, write
 
 import lopt.cli
 from lopt.checkpoint import load, read, save_file
@@ -37,11 +37,9 @@ def test_theta_travels(name, suffix, tmp_path):
     save_file(imported.checkpoint, tmp_path / "ours.safetensors")
 
     ours = flat(read(tmp_path / "ours.safetensors").theta)
-    published = {
-        k: v.T if "linear_" in k or "~/w" in k else v for k, v in PUBLISHED[name].items()
-    }
+    published = as_ours(PUBLISHED[name])
     # Every array is there once, whatever it is called.
-    theirs = {x.tobytes() for x in published.values()}
+    theirs = {np.ascontiguousarray(x).tobytes() for x in published}
     assert {np.ascontiguousarray(x).tobytes() for x in ours.values()} == theirs
     assert len(ours) == len(published)
 
@@ -78,6 +76,28 @@ def test_names_are_matched_one_by_one(tmp_path):
         np.testing.assert_array_equal(
             ours[f"lstm/{name}"], expected[f"lstm_init_state/{name}"]
         )
+
+
+def test_weights_that_are_stored_by_groups_are_joined(tmp_path):
+    theta = PUBLISHED["velo"]
+    ours = flat(import_file(write(tmp_path / "v.state", theta), "velo").checkpoint.theta)
+    np.testing.assert_array_equal(
+        ours["network/w0"][:, :, 3:6],
+        np.swapaxes(theta["ff_mod_stack/~/w0__3"], 1, 2),
+    )
+    for name, theirs in (("shared", "linear_1"), ("own", "linear_2")):
+        np.testing.assert_array_equal(ours[f"{name}/w"], theta[f"rnn_params/{theirs}/w"])
+
+    rest = {k: x for k, x in theta.items() if not k.endswith("__7")}
+    file = write(tmp_path / "less.state", rest)
+    with pytest.raises(CheckpointError, match=r"lacks the tensor `ff_mod_stack/~/w0__7`"):
+        import_file(file, "velo")
+    wrong = {**theta, "ff_mod_stack/~/w0__7": random(3, 3, 9)}
+    file = write(tmp_path / "wrong.state", wrong)
+    with pytest.raises(
+        CheckpointError, match=r"w0__.* must agree but in their number of"
+    ):
+        import_file(file, "velo")
 
 
 def test_weights_that_are_stored_one_by_one_are_joined(tmp_path):

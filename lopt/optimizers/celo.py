@@ -26,7 +26,7 @@ def celo(
     step_mult: float = 0.001,
     exp_mult: float = 0.001,
 ) -> LearnedOptimizer:
-    """VeLO's rule, with an LSTM that sees the run alone and says how far to go.
+    """A network of elements, and an LSTM of the run that says how far to go.
 
     p ← p - λ · s · step_mult · a · exp(exp_mult · b) · √(mean(p²) + 1e-9); s is 1 in
     phase 1, and 0.1 exp(.) of what the LSTM says in phase 2, which goes on from the theta

@@ -75,7 +75,7 @@ def rnn_mlp(
     step_mult: float = 0.001,
     exp_mult: float = 0.01,
 ) -> LearnedOptimizer:
-    """The published architecture.
+    """An LSTM for every tensor that steers, and learns from, the MLP of its elements.
 
     p ← p - λ · step_mult · a · exp(exp_mult · b), where (a, b) are outputs of the
     elements' network, and λ is the tensor's muP multiplier (1 without specs). A call with

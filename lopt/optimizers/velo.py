@@ -62,15 +62,15 @@ def velo(
     loss_horizon: int | None = None,
     keeps_lstm_state: bool = True,
 ) -> LearnedOptimizer:
-    """The published architecture, in this size; the released weights have 512 and 256.
+    """A recurrent network of tensors that mixes the networks of their elements.
 
     p ← p - λ · s · step_mult · a · exp(exp_mult · b) · √(mean(p²) + 1e-9), where (a, b)
     are the outputs of the tensor's network, s is its step from the LSTM, and λ its muP
     multiplier (1 without specs).
 
     Args:
-      hidden_size: H of the LSTM.
-      num_networks: K, networks in the bank.
+      hidden_size: H of the LSTM; 512 in the released weights.
+      num_networks: K, networks in the bank; 256 in the released weights.
       hidden_sizes: widths of their hidden layers.
       step_mult: scale of the update.
       exp_mult: scale of the logarithm of the update's magnitude.
