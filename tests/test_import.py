@@ -94,9 +94,7 @@ def test_weights_that_are_stored_by_groups_are_joined(tmp_path):
         import_file(file, "velo")
     wrong = {**theta, "ff_mod_stack/~/w0__7": random(3, 3, 9)}
     file = write(tmp_path / "wrong.state", wrong)
-    with pytest.raises(
-        CheckpointError, match=r"w0__.* must agree but in"
-    ):
+    with pytest.raises(CheckpointError, match=r"w0__.* must agree but in"):
         import_file(file, "velo")
 
 
