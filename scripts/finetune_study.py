@@ -9,8 +9,8 @@ constant and under a cosine schedule and with the control `static`, on the task 
 on those of `finetune-heldout` that have the same network: other pretrained weights, other
 data, five times the steps. Required of the better one are median speed-ups of 2, 1.3, 1.3
 and 1 over the best baseline. Writes benchmarks/finetune.json; what is done is kept in
-runs/finetune, and the same command goes on from there. About 1.5 hours on 2 cores, most
-of it on text: `--tasks digits-whole digits-head` takes 15 minutes.
+runs/finetune, and the same command goes on from there. About 1.5 hours on 2 cores,
+by an estimate, most of it on text: `--tasks digits-whole digits-head` 10 minutes.
 """
 
 import argparse

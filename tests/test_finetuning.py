@@ -248,6 +248,26 @@ def test_pretraining_is_done_once_and_done_again_where_the_cache_is_damaged(
     assert len([*cache.iterdir()]) == 5
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'schedule = "constant"',
+        "weight_decay = 3.0",
+        'optimizer = "lion"',
+        "seed = 1",
+        "learning_rate = 0.02",
+        "steps = 19",
+    ],
+)
+def test_every_key_of_pretraining_counts(tmp_path, text):
+    options = {"steps": "steps = 20", "learning_rate": "learning_rate = 0.03"}
+    options |= {text.split()[0]: text}
+    other = f"start.pretrain = {{ {', '.join(options.values())} }}\n"
+    one, two = made(tmp_path, f'{PRETRAIN}[[tasks]]\nfile = "file.py"\n{other}')
+    first, second = begun(one), begun(two)
+    assert all((first[name] != second[name]).any() for name in first)
+
+
 def test_a_cache_that_cannot_be_written_is_told(tmp_path, cache):
     cache.parent.parent.mkdir()
     cache.parent.write_text("")  # where the folder should be
