@@ -22,6 +22,7 @@ from lopt.groups import by_program, data_hashes, group_tasks
 from lopt.optimizers import layerwise
 from lopt.run import meta_train
 from lopt.suites import build_tasks
+from lopt.suites import complaint as interface_complaint
 from lopt.unroll import inner_step, unroll
 
 PYTHON = """
@@ -127,6 +128,7 @@ def test_frozen_tensors_are_no_parameters_and_do_not_change(tmp_path, start, key
         tmp_path, f'file = "file.py"\n[[tasks]]\n{FILE}start.frozen = ["body"]'
     )
     assert task.specs == {"body": {"w": None, "b": None}, "head": base.specs["head"]}
+    assert interface_complaint(task) is None
     params, state = task.init(key, task.data)
     assert params["body"] == {"w": None, "b": None}
     optimizer = lopt.load("layerwise", num_steps=3)  # and its guard
@@ -183,6 +185,8 @@ def test_fresh_tensors_are_drawn_anew_and_need_not_fit(tmp_path, start):
     save_file({n: x for n, x in TENSORS.items() if n != "head"}, start)
     (task,) = made(tmp_path, f'{FILE}start.fresh = ["head"]')
     np.testing.assert_array_equal(begun(task)["0/body/w"], TENSORS["body/w"])
+    (task,) = made(tmp_path, f'{FILE}start.fresh = ["*"]')  # but for the model state
+    np.testing.assert_array_equal(begun(task)["1/mean"], TENSORS["model_state/mean"])
 
 
 def test_pretrained_seeds_share_a_program_and_not_their_weights(tmp_path):
