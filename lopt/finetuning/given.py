@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import safetensors
@@ -84,29 +83,29 @@ def fitting(
         for name, x in tensors.items()
         if name in wanted or not any(covers(pattern, name) for pattern in fresh)
     }
-    both = sorted(wanted.keys() & given.keys())
-    others = [n for n in both if _kind(given[n]) != _kind(wanted[n])]
-    for rule, found in (
-        ("lacks", sorted(wanted.keys() - given.keys())),
-        ("has the unknown", sorted(given.keys() - wanted.keys())),
-        ("has another shape or type of", [*others]),
-        ("has numbers that are not finite in", [n for n in both if _broken(given[n])]),
-    ):
-        if found:
-            told = few(found)
-            if found == others:
-                name = found[0]
-                told += f" ({_kind(given[name])}, not {_kind(wanted[name])})"
-            hint = "tensors that `start.fresh` covers need not fit"
-            message = f"{what} does not fit task `{task.name}`: it {rule} {told}"
-            raise ConfigError(message, hint=hint)
+    told = _misfit(given, wanted)
+    if told:
+        raise ConfigError(
+            f"{what} does not fit task `{task.name}`: it {told}",
+            hint="tensors that `start.fresh` covers need not fit",
+        )
     return {name: given[name] for name in wanted}
+
+
+def _misfit(given: Tensors, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> str | None:
+    """What is wrong with the tensors, and with which of them; None if nothing."""
+    both = sorted(wanted.keys() & given.keys())
+    others = [name for name in both if _kind(given[name]) != _kind(wanted[name])]
+    broken = [name for name in both if not np.isfinite(given[name]).all()]
+    if lacking := sorted(wanted.keys() - given.keys()):
+        return f"lacks {few(lacking)}"
+    if unknown := sorted(given.keys() - wanted.keys()):
+        return f"has the unknown {few(unknown)}"
+    if others:
+        first = f"{_kind(given[others[0]])}, not {_kind(wanted[others[0]])}"
+        return f"has another shape or type of {few(others)} ({first})"
+    return f"has numbers that are not finite in {few(broken)}" if broken else None
 
 
 def _kind(array: Any) -> str:
     return f"{array.dtype}{list(array.shape)}"
-
-
-def _broken(array: np.ndarray) -> bool:
-    is_inexact = jnp.issubdtype(array.dtype, jnp.inexact)
-    return bool(is_inexact and not np.isfinite(array.astype(np.float32)).all())
