@@ -18,6 +18,7 @@ from lopt.config.schema import (
     TaskConfig,
     UnrollConfig,
 )
+from lopt.config.start import PretrainConfig, StartConfig
 from lopt.errors import ConfigError, unknown_name
 
 
@@ -31,7 +32,10 @@ def to_dict(config: Any) -> dict[str, Any]:
         elif dataclasses.is_dataclass(value):
             plain[f.name] = to_dict(value)
         elif isinstance(value, tuple):
-            plain[f.name] = [to_dict(item) for item in value]
+            plain[f.name] = [
+                to_dict(item) if dataclasses.is_dataclass(item) else item
+                for item in value
+            ]
         elif value is not None:
             plain[f.name] = value
     return plain
@@ -63,10 +67,19 @@ def from_dict(mapping: Mapping[str, Any]) -> RunConfig:
 def _tasks(tasks: Any, where: str) -> list[TaskConfig]:
     if not isinstance(tasks, list | tuple):
         raise BrokenRule(where, f"be a list of tables `[[{where}]]`", tasks)
-    return [
-        _build(TaskConfig, _table(f"{where}.{i}", task), f"{where}.{i}", {})
-        for i, task in enumerate(tasks)
-    ]
+    return [_task(task, f"{where}.{i}") for i, task in enumerate(tasks)]
+
+
+def _task(task: Any, where: str) -> TaskConfig:
+    table = dict(_table(where, task))
+    if "start" in table:
+        start, place = dict(_table(f"{where}.start", table["start"])), f"{where}.start"
+        if "pretrain" in start:
+            inner = f"{place}.pretrain"
+            pretrain = _table(inner, start["pretrain"])
+            start["pretrain"] = _build(PretrainConfig, pretrain, inner, {})
+        table["start"] = _build(StartConfig, start, place, {})
+    return _build(TaskConfig, table, where, {})
 
 
 def _table(key: str, value: Any) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 from lopt.config.rules import BrokenRule, check_types, require
+from lopt.config.start import StartConfig
 from lopt.errors import ConfigError
 
 Options = dict[str, Any]
@@ -114,6 +115,7 @@ class TaskConfig:
       min_steps: shortest run in meta-training.
       max_steps: longest run in meta-training.
       num_steps: T, length of a run in evaluation.
+      start: given parameters to start from; None: random ones.
       options: keyword arguments of the factory, plain TOML values.
     """
 
@@ -124,6 +126,7 @@ class TaskConfig:
     min_steps: int = 100
     max_steps: int = 1000
     num_steps: int = 500
+    start: StartConfig | None = None
     options: Options = field(default_factory=dict)
 
     def __post_init__(self):

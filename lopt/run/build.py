@@ -1,5 +1,6 @@
 """From a configuration to a trainer; every option is checked before anything compiles."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -17,21 +18,28 @@ from lopt.trainer import Trainer
 from lopt.unroll import unroll
 
 
-def build(config: RunConfig, *, trust: bool = False) -> Trainer:
+def build(
+    config: RunConfig,
+    *,
+    trust: bool = False,
+    notify: Callable[[str], None] | None = None,
+) -> Trainer:
     """The trainer that a configuration describes.
 
     Args:
       config: resolved.
       trust: whether Python files that it names may be run.
+      notify: told a line about what takes long.
 
     Raises:
       ConfigError: an unknown name or option, or a value that a factory refuses.
     """
     lopt = build_optimizer(config, trust=trust)
     make_estimator = partial(_estimator, config=config, lopt=lopt, trust=trust)
+    tasks = build_tasks(config, trust=trust, notify=notify)
     return Trainer(
         lopt=lopt,
-        groups=group_tasks(build_tasks(config, trust=trust), make_estimator),
+        groups=group_tasks(tasks, make_estimator),
         outer_optimizer=outer_optimizer(config.outer_optimizer, config.outer_steps),
         outer_steps=config.outer_steps,
         average=config.outer_optimizer.average,
