@@ -108,7 +108,7 @@ def _build(entry: TaskConfig, where: str, *, trust: bool) -> Task:
         default="task",
         trust=trust,
     )
-    keys = [field.name for field in dataclasses.fields(TaskConfig)]
+    keys = ["sweep", *(field.name for field in dataclasses.fields(TaskConfig))]
     task = factories.call(factory, entry.options, where=where, other_keys=keys)
     if not isinstance(task, Task):
         kind = type(task).__name__

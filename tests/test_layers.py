@@ -16,7 +16,7 @@ LAYERS = (
     {"config", "disk", "numerics", "prng"},
     {"checks", "data", "features", "mup", "packing"},
     {"bases", "corpus", "factories", "files"},
-    {"families", "guard", "optimizers", "options", "unroll"},
+    {"augmentation", "families", "guard", "optimizers", "options", "unroll"},
     {"estimators", "outer", "suites", "weights"},
     {"checkpoint", "groups", "own_task"},
     {"decisions", "published", "trainer"},

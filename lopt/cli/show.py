@@ -176,6 +176,7 @@ def _selection_tasks(plain: dict[str, Any]) -> None:
 
 def _tasks(tasks: list[dict[str, Any]]) -> None:
     """One row a task; a column for each key that all have, one for all further ones."""
+    tasks = [dict(_dotted(task)) for task in tasks]
     keys = dict.fromkeys(key for task in tasks for key in task)
     columns = [key for key in keys if all(key in task for task in tasks)]
     further = [key for key in keys if key not in columns]

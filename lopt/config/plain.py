@@ -11,6 +11,7 @@ from typing import Any
 from lopt.config.rules import BrokenRule
 from lopt.config.schema import (
     DEFAULTS,
+    AugmentConfig,
     ComponentConfig,
     OuterOptimizerConfig,
     RunConfig,
@@ -18,6 +19,7 @@ from lopt.config.schema import (
     TaskConfig,
     UnrollConfig,
 )
+from lopt.config.sweep import swept
 from lopt.errors import ConfigError, unknown_name
 
 
@@ -31,9 +33,10 @@ def to_dict(config: Any) -> dict[str, Any]:
         elif dataclasses.is_dataclass(value):
             plain[f.name] = to_dict(value)
         elif isinstance(value, tuple):
-            plain[f.name] = [to_dict(item) for item in value]
+            of_configs = all(dataclasses.is_dataclass(item) for item in value)
+            plain[f.name] = [to_dict(v) for v in value] if of_configs else list(value)
         elif value is not None:
-            plain[f.name] = value
+            plain[f.name] = copy.deepcopy(value)
     return plain
 
 
@@ -48,6 +51,7 @@ def from_dict(mapping: Mapping[str, Any]) -> RunConfig:
         *((key, ComponentConfig, {"name": name}) for key, name in DEFAULTS.items()),
         ("unroll", UnrollConfig, {}),
         ("outer_optimizer", OuterOptimizerConfig, {}),
+        ("augment", AugmentConfig, {}),
     ):
         if key in table:
             table[key] = _build(cls, _table(key, table[key]), key, defaults)
@@ -63,10 +67,13 @@ def from_dict(mapping: Mapping[str, Any]) -> RunConfig:
 def _tasks(tasks: Any, where: str) -> list[TaskConfig]:
     if not isinstance(tasks, list | tuple):
         raise BrokenRule(where, f"be a list of tables `[[{where}]]`", tasks)
-    return [
-        _build(TaskConfig, _table(f"{where}.{i}", task), f"{where}.{i}", {})
-        for i, task in enumerate(tasks)
-    ]
+    found = []
+    for i, task in enumerate(tasks):
+        table = dict(_table(f"{where}.{i}", task))
+        sweep = table.pop("sweep", {})
+        config = _build(TaskConfig, table, f"{where}.{i}", {})
+        found += swept(config, sweep, f"{where}.{i}.sweep")
+    return found
 
 
 def _table(key: str, value: Any) -> Mapping[str, Any]:

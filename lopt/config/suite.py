@@ -155,15 +155,24 @@ def _resolve(table: dict[str, Any], folder: Path) -> None:
                 raise BrokenRule(f"{where}.{key}", "name a file that exists", part[key])
             part[key] = f"{file}{match['factory'] or ''}"
     for task in _family_tasks(table):
-        if isinstance(task.get("dataset"), str) and is_data_path(task["dataset"]):
-            path = folder / os.path.expanduser(task["dataset"])
-            task["dataset"] = str(path.absolute())
+        for options in (task, task.get("sweep")):
+            if isinstance(options, dict) and "dataset" in options:
+                options["dataset"] = _located(options["dataset"], folder)
 
     part = table.get("selection")
     if isinstance(part, dict) and isinstance(part.get("suite"), str):
         path = folder / part["suite"]
         if path.is_file() or path.suffix in (".toml", ".py"):
             part["suite"] = str(path.absolute())
+
+
+def _located(dataset: Any, folder: Path) -> Any:
+    """A dataset, or each of a sweep's, its path made absolute if it is one."""
+    if isinstance(dataset, list):
+        return [_located(item, folder) for item in dataset]
+    if isinstance(dataset, str) and is_data_path(dataset):
+        return str((folder / os.path.expanduser(dataset)).absolute())
+    return dataset
 
 
 def _family_tasks(table: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,10 +1,12 @@
 """From a configuration to a trainer; every option is checked before anything compiles."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
 
 from lopt import options
+from lopt.augmentation import augment
 from lopt.base import GradientEstimator, LearnedOptimizer
 from lopt.checkpoint import find_optimizer
 from lopt.config import BrokenRule, RunConfig
@@ -31,7 +33,7 @@ def build(config: RunConfig, *, trust: bool = False) -> Trainer:
     make_estimator = partial(_estimator, config=config, lopt=lopt, trust=trust)
     return Trainer(
         lopt=lopt,
-        groups=group_tasks(build_tasks(config, trust=trust), make_estimator),
+        groups=group_tasks(_training_tasks(config, trust=trust), make_estimator),
         outer_optimizer=outer_optimizer(config.outer_optimizer, config.outer_steps),
         outer_steps=config.outer_steps,
         average=config.outer_optimizer.average,
@@ -43,6 +45,20 @@ def build_optimizer(config: RunConfig, *, trust: bool = False) -> LearnedOptimiz
     """The learned optimizer that a configuration names; the errors of `build`."""
     factory = find_optimizer(config.optimizer.name, trust=trust)
     return options.build(factory, config.optimizer.options, where="optimizer")
+
+
+def _training_tasks(config: RunConfig, *, trust: bool) -> list[SuiteTask]:
+    """The suite's tasks, augmented, as nothing else sees them: selection and evaluation
+    are about the tasks themselves.
+    """
+    tasks = []
+    for i, built in enumerate(build_tasks(config, trust=trust)):
+        try:
+            task = augment(built.task, config.tasks[i].augmentation(config.augment))
+        except BrokenRule as error:
+            raise error.within(f"tasks.{i}.augment") from None
+        tasks.append(replace(built, task=task))
+    return tasks
 
 
 def _estimator(
