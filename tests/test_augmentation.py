@@ -90,7 +90,7 @@ def test_tasks_of_the_same_functions_share_theirs_again():
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_factors_are_log_uniform_and_as_many_as_asked_for(level):
-    task = small_mlp(width=64)
+    task = linear_regression()
     bounds = {"reparam_range": (0.01, 10.0)}
     made = varied(task, reparametrize=level, **bounds)
     init = jax.jit(jax.vmap(lambda key: made.init(key, task.data)))

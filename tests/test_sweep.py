@@ -9,12 +9,12 @@ from lopt.errors import ConfigError
 SWEEP = """
 [[tasks]]
 family = "mlp"
+name = "net"
 weight = 3
 batch_size = 8
 sweep = { width = [16, 32], depth = [1, 2, 3] }
 [[tasks]]
 family = "convnet"
-name = "own"
 sweep.activation = ["relu", "tanh"]
 """
 
@@ -28,13 +28,13 @@ def suite(folder, text=SWEEP):
 def test_a_sweep_is_the_product_and_shares_the_weight(tmp_path):
     tasks = load_suite(suite(tmp_path), ["tasks.1.sweep.activation=['gelu']"]).tasks
     assert [task.name for task in tasks] == [
-        "mlp-width-16-depth-1",
-        "mlp-width-16-depth-2",
-        "mlp-width-16-depth-3",
-        "mlp-width-32-depth-1",
-        "mlp-width-32-depth-2",
-        "mlp-width-32-depth-3",
-        "own-activation-gelu",
+        "net-width-16-depth-1",
+        "net-width-16-depth-2",
+        "net-width-16-depth-3",
+        "net-width-32-depth-1",
+        "net-width-32-depth-2",
+        "net-width-32-depth-3",
+        None,
     ]
     assert [task.weight for task in tasks] == [0.5] * 6 + [1.0]
     assert tasks[4].options == {"batch_size": 8, "width": 32, "depth": 2}
@@ -57,12 +57,14 @@ def test_a_selection_suite_may_have_one(tmp_path):
 def test_datasets_are_looked_up_beside_the_suite(tmp_path, monkeypatch):
     folder = tmp_path / "suites"
     folder.mkdir()
-    text = '[[tasks]]\nfamily = "mlp"\nsweep.dataset = ["digits", "x/a.npz"]\n'
+    text = (
+        '[[tasks]]\nfamily = "mlp"\nname = "on"\nsweep.dataset = ["digits", "x/a.npz"]\n'
+    )
     monkeypatch.chdir(tmp_path)
     one, other = load_suite(suite(folder, text)).tasks
     assert one.options == {"dataset": "digits"}
     assert other.options == {"dataset": str(folder / "x" / "a.npz")}
-    assert other.name == "mlp-dataset-a.npz"
+    assert other.name == "on-dataset-a.npz"
 
 
 @pytest.mark.parametrize(
@@ -90,6 +92,6 @@ def test_no_python_file_slips_in(tmp_path):
     assert "must be an option" in error_of(suite(tmp_path, text)).message
     swept = suite(tmp_path, '[[tasks]]\nfile = "x.py"\nsweep = {width = [1, 2]}\n')
     config = load_suite(swept)
-    assert [task.name for task in config.tasks] == ["x-width-1", "x-width-2"]
+    assert [task.options["width"] for task in config.tasks] == [1, 2]
     with pytest.raises(ConfigError, match="would run the Python file"):
         check_trust(swept, config)

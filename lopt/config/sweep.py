@@ -13,6 +13,8 @@ from lopt.config.schema import TaskConfig
 def swept(task: TaskConfig, sweep: Any, where: str) -> list[TaskConfig]:
     """The product of a task and lists of options, which share its weight evenly.
 
+    A name is completed by the options. Who has none gets its family's, as any task does.
+
     Args:
       task: without the options that are swept over.
       sweep: lists of plain values, by option; `{}`: the task is alone.
@@ -28,18 +30,18 @@ def swept(task: TaskConfig, sweep: Any, where: str) -> list[TaskConfig]:
     points = [
         dict(zip(sweep, p, strict=True)) for p in itertools.product(*sweep.values())
     ]
-    base = task.name or PurePath(task.family or task.file or "").stem
-    return [
-        replace(
-            task,
-            name="-".join([base, *(f"{k}-{_shown(v)}" for k, v in point.items())]),
-            weight=task.weight / len(points),
-            options=task.options | point,
-        )
-        if sweep
-        else task
-        for point in points
-    ]
+    return [_at(task, point, len(points)) for point in points]
+
+
+def _at(task: TaskConfig, point: dict[str, Any], number: int) -> TaskConfig:
+    """The task with these options, one of so many."""
+    ends = [f"{option}-{_shown(value)}" for option, value in point.items()]
+    return replace(
+        task,
+        name="-".join([task.name, *ends]) if task.name else None,
+        weight=task.weight / number,
+        options=task.options | point,
+    )
 
 
 def _check(task: TaskConfig, key: str, option: str, values: Any) -> None:
