@@ -2,14 +2,15 @@
 
     φ = s φ'       the optimizer sees φ' and s dL/dφ; the model sees φ
     c L            the optimizer sees the value and gradients of c L
-    x + σ ε        the inputs of minibatches
+    x + σ ε        the inputs of minibatches (and so an autoencoder's targets)
     π(y)           the classes, permuted alike in all splits
-    i mod n        of a minibatch's examples the first n, over and over
+    i mod n        of a minibatch's examples the first n, over and over; what the loss
+                   itself draws, such as a VAE's codes, differs between the copies
 
 s, c, π and n are drawn at the start of a run and stay, in its model state; ε is drawn
-anew in every step. Readings of the meta-loss see neither c nor σ nor n, so that
-`loss_bound` means what it meant. Shapes cannot be drawn: that is what a suite's `sweep`
-is for (lopt.config.sweep).
+anew in every step. Readings of the meta-loss on a whole split see neither c, σ nor n,
+and those of minibatches not c, so that `loss_bound` means what it meant. Shapes cannot
+be drawn: that is what a suite's `sweep` is for (lopt.config.sweep).
 
 References:
   Metz et al., VeLO, arXiv 2211.09760, 2022: random reparametrization.

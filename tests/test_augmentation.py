@@ -112,7 +112,7 @@ def test_factors_are_log_uniform_and_as_many_as_asked_for(level):
 def test_the_model_sees_the_same_and_descent_moves_by_the_square(key, level):
     task = linear_regression()
     made = varied(task, reparametrize=level)
-    params, state = made.init(key, task.data)
+    params, state = jax.jit(made.init)(key, task.data)
     start, factors = unvaried(params, state), state.draw.factors
     as_ever, _ = task.init(prng.split(key, 2)[0], task.data)
     loss, moved, state, _ = step(made, sgd(), params, state, key)
@@ -131,7 +131,7 @@ def test_the_model_sees_the_same_and_descent_moves_by_the_square(key, level):
 def test_readings_are_of_what_the_model_sees(key):
     task = linear_regression()
     made = varied(task, reparametrize="parameter")
-    params, state = made.init(key, task.data)
+    params, state = jax.jit(made.init)(key, task.data)
     batch = task.eval_batch(task.data, "meta")
     found, _ = jax.jit(made.loss)(params, state, batch, key)
     expected, _ = jax.jit(task.loss)(unvaried(params, state), (), batch, key)
@@ -142,7 +142,7 @@ def test_to_adam_a_factor_is_one_of_the_learning_rate(key):
     task = linear_regression()
     adam = optax.with_extra_args_support(optax.adam(0.01, eps=0.0))
     made = varied(task, reparametrize="tensor")
-    params, state = made.init(key, task.data)
+    params, state = jax.jit(made.init)(key, task.data)
     start = unvaried(params, state)
     _, moved, _, _ = step(made, adam, params, state, key)
     _, there, _, _ = step(task, adam, start, (), key)
@@ -172,7 +172,7 @@ def follower():
 def test_training_sees_a_scaled_loss(key):
     task = linear_regression()
     made = varied(task, loss_scale=(0.01, 100.0))
-    params, state = made.init(key, task.data)
+    params, state = jax.jit(made.init)(key, task.data)
     c = float(state.draw.loss_scale)
     assert 0.01 < c < 100 and abs(np.log(c)) > 0.1
     optimizer = follower().opt_fn({"rate": 0.0})
@@ -197,7 +197,7 @@ def test_the_meta_loss_is_not_scaled(key, meta_split):
         options = {"meta_split": meta_split, "meta_transform": "raw", "meta_every": 1}
         inner = unroll(made, lopt, length=6, min_steps=6, max_steps=6, **options)
         theta = lopt.init(key)
-        run = inner.init(theta, key, task.data, jnp.int32(6))
+        run = jax.jit(inner.init)(theta, key, task.data, jnp.int32(6))
         reading, run = jax.jit(inner.advance)(theta, run, key, task.data)
         readings.append(float(reading.loss))
         values.append(float(run.opt_state))
@@ -272,9 +272,9 @@ def test_the_gradient_of_a_smaller_batch_is_its_examples(key):
     made = varied(task, min_batch_size=2)
     gradient = jax.jit(jax.grad(made.loss, has_aux=True))
     expected = jax.jit(jax.grad(task.loss, has_aux=True))
-    sizes = set()
+    init, sizes = jax.jit(made.init), set()
     for run in prng.split(key, 16):
-        params, state = made.init(run, task.data)
+        params, state = init(run, task.data)
         n = int(state.draw.num_examples)
         sizes.add(n)
         drawn = made.batch(run, task.data, "train")

@@ -20,6 +20,7 @@ from unrolls import calls, estimator_of, inert
 
 from lopt.augmentation import Draw, augment
 from lopt.base import LearnedOptimizer
+from lopt.cli.show import show_suite
 from lopt.config import AugmentConfig, from_dict, load_suite, to_dict
 from lopt.errors import ConfigError
 from lopt.run import Interrupted, meta_train
@@ -124,6 +125,15 @@ def test_a_task_that_cannot_vary_so_is_named(suite):
     message = "`tasks.2.augment.permute_labels` must be false for task `regression-"
     assert caught.value.message.startswith(message)
     assert caught.value.hint == "in its own table: `augment.permute_labels = false`"
+
+
+def test_show_prints_it(suite, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    show_suite(str(suite), json=False)
+    printed = capsys.readouterr().out
+    assert "augment.permute_labels=False, augment.input_noise=0" in printed
+    rows = [line.split() for line in printed.splitlines()]
+    assert ["augment.loss_scale", "[0.1,", "10.0]"] in rows
 
 
 def test_only_the_trainer_is_built_with_it(suite):
