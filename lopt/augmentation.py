@@ -20,7 +20,7 @@ References:
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +37,7 @@ from lopt.base import (
     PRNGKey,
     Split,
     Task,
+    WithFrozen,
 )
 from lopt.config import AugmentConfig, BrokenRule
 
@@ -114,9 +115,10 @@ def _functions(
         is_minibatch = isinstance(batch, Minibatch)
         if is_minibatch:
             noise_key, key = prng.split(key, 2) if config.input_noise else (key, key)
-            batch = _varied(batch.batch, draw, noise_key, config)
+            vary = partial(_varied, draw=draw, key=noise_key, config=config)
+            batch = _on_examples(vary, batch.batch)
         if config.permute_labels:
-            batch = batch[0], draw.classes[batch[1]]
+            batch = _on_examples(lambda pair: (pair[0], draw.classes[pair[1]]), batch)
         value, (model_state, metrics) = loss(params, model_state, batch, key)
         if is_minibatch and config.loss_scale != (1.0, 1.0):
             metrics = {**metrics, UNSCALED_LOSS: value}
@@ -176,6 +178,13 @@ def _log_uniform(key: PRNGKey, bounds: tuple[float, ...], *shape: int) -> Array:
     return jnp.exp(low + (high - low) * prng.uniform(key, *shape))
 
 
+def _on_examples(function: Callable[[Batch], Batch], batch: Batch) -> Batch:
+    """What the function makes of a batch, frozen parameters beside it left alone."""
+    if isinstance(batch, WithFrozen):
+        return batch._replace(batch=function(batch.batch))
+    return function(batch)
+
+
 def _varied(batch: Batch, draw: Draw, key: PRNGKey, config: AugmentConfig) -> Batch:
     """A minibatch as a step sees it; repeated examples have the same noise."""
     if config.input_noise:
@@ -209,10 +218,11 @@ def _batch_sizes(task: Task, least: int) -> tuple[int, ...]:
 def _num_classes(task: Task) -> int:
     """C, one more than the largest label in the whole data of any split."""
     highest = 0
+    data = task.data if isinstance(task.data, Mapping) else {}
+    data = data["task"] if "start" in data else data  # of a task that is fine-tuned
     for split in task.splits:
-        examples = task.data.get(split) if isinstance(task.data, Mapping) else None
-        fixed = jax.eval_shape(lambda d, s=split: task.eval_batch(d, s), task.data)
-        pairs = examples, _minibatch(task), fixed
+        examples = data.get(split) if isinstance(data, Mapping) else None
+        pairs = examples, _minibatch(task), _fixed_batch(task, split)
         if not all(_is_pair(pair, 1, jnp.integer) for pair in pairs):
             reason = "its data and batches are not (x, y) with integers for y"
             raise _refused(task, "permute_labels", reason, True)
@@ -237,9 +247,15 @@ def _refused(task: Task, key: str, reason: str, value: Any) -> BrokenRule:
 
 
 def _minibatch(task: Task) -> Any:
-    """The shapes of one."""
+    """The shapes of one's examples."""
     key = jax.random.key(0)
-    return jax.eval_shape(lambda k, d: task.batch(k, d, "train"), key, task.data)
+    batch = jax.eval_shape(lambda k, d: task.batch(k, d, "train"), key, task.data)
+    return batch.batch if isinstance(batch, WithFrozen) else batch
+
+
+def _fixed_batch(task: Task, split: Split) -> Any:
+    batch = jax.eval_shape(lambda d: task.eval_batch(d, split), task.data)
+    return batch.batch if isinstance(batch, WithFrozen) else batch
 
 
 def _is_pair(batch: Any, place: int, kind: Any) -> bool:

@@ -48,6 +48,14 @@ MetaParams = dict[str, Any]
 UNSCALED_LOSS = "unscaled_loss"
 """The metric that stands for a loss that is not what it was (lopt.augmentation)."""
 
+
+class WithFrozen(NamedTuple):
+    """A batch, and parameters that are not trained, of which many runs share one copy."""
+
+    frozen: Params
+    batch: Batch
+
+
 Split = Literal["train", "meta", "valid", "test"]
 """gradients | meta-loss | tuning and selection | every number that is reported."""
 SPLITS: tuple[Split, ...] = ("train", "meta", "valid", "test")

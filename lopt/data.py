@@ -13,6 +13,7 @@ shape `image_shape`. Targets are standardized one by one by the train split, too
 a guess at the mean has a mean squared error of about 1 there.
 """
 
+import hashlib
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt import disk, prng
-from lopt.base import SPLITS, Array, Batch, PRNGKey, Split
+from lopt.base import SPLITS, Array, Batch, Data, PRNGKey, Split
 from lopt.bundled import DATASETS, Raw
 from lopt.config import BrokenRule, is_data_path
 from lopt.errors import unknown_name
@@ -43,6 +44,7 @@ def dataset(
     input_scale: float = 1.0,
     input_offset: float = 0.0,
     eval_examples: int | None = None,
+    classes: tuple[int, ...] | None = None,
     seed: int = 0,
 ) -> dict[Split, Examples]:
     """The four splits of a dataset, each of examples.
@@ -56,6 +58,8 @@ def dataset(
       input_scale: s in s (x + input_offset), the inputs of every split.
       input_offset: what is added to every input, in units of their RMS.
       eval_examples: of each other split, at most; None: 400.
+      classes: whose examples are kept, labelled 0, 1, … in this order; None: all.
+        Which split an example is in, and what inputs are scaled by, is not changed.
       seed: of what is drawn, and of which examples are in the train, the meta and the
         valid split: what is learned from one draw is the draw's, for the splits are
         small. The test split is the same for all.
@@ -66,7 +70,16 @@ def dataset(
     most, *others = MAX_SIZES
     sizes = (max(most, num_examples or 0), *(eval_examples or size for size in others))
     return dict(
-        _varied(name, num_examples, label_noise, input_scale, input_offset, seed, sizes)
+        _varied(
+            name,
+            num_examples,
+            label_noise,
+            input_scale,
+            input_offset,
+            classes,
+            seed,
+            sizes,
+        )
     )
 
 
@@ -77,13 +90,14 @@ def _varied(
     label_noise: float,
     input_scale: float,
     input_offset: float,
+    classes: tuple[int, ...] | None,
     seed: int,
     sizes: tuple[int, ...],
 ) -> dict[Split, Examples]:
-    splits = dict(_dataset(name, seed, sizes))
+    splits = dict(_dataset(name, classes, seed, sizes))
     random = np.random.RandomState(seed)
     x, y = splits["train"]
-    num_classes = 1 + int(y.max())
+    num_classes = len(classes) if classes else 1 + int(y.max())
     order = random.permutation(len(y))
     if num_examples is not None:
         x, y = x[order[:num_examples]], y[order[:num_examples]]
@@ -99,25 +113,46 @@ def _varied(
 
 
 @lru_cache
-def _dataset(name: str, seed: int, sizes: tuple[int, ...]) -> dict[Split, Examples]:
+def _dataset(
+    name: str, classes: tuple[int, ...] | None, seed: int, sizes: tuple[int, ...]
+) -> dict[Split, Examples]:
     raw = _raw(name)
     indices = split_indices(raw.group, seed, num_test=raw.num_test, sizes=sizes)
+    train = indices[0]
+    if classes is not None:
+        indices = _of_classes(raw, classes, seed, sizes)
     # A pixel that is almost always blank would explode if it had a scale of its own.
-    xs = _standardized(raw.x, indices, axis=None if raw.image else 0)
+    xs = _standardized(raw.x, train, indices, axis=None if raw.image else 0)
     ys, kind = [raw.y[i] for i in indices], jnp.int32
+    if classes is not None:
+        ys = [np.argmax(y[:, None] == np.asarray(classes), axis=1) for y in ys]
     if not has_classes(name):
-        ys, kind = _standardized(raw.y, indices, axis=0), jnp.float32
+        ys, kind = _standardized(raw.y, train, indices, axis=0), jnp.float32
     return {
         split: (jnp.asarray(x, jnp.float32), jnp.asarray(y, kind))
         for split, x, y in zip(SPLITS, xs, ys, strict=True)
     }
 
 
-def _standardized(values: np.ndarray, indices: list[np.ndarray], *, axis: int | None):
+def _of_classes(
+    raw: Raw, classes: tuple[int, ...], seed: int, sizes: tuple[int, ...]
+) -> list[np.ndarray]:
+    """Indices of the examples of these classes in each split."""
+    every = (len(raw.y),) * len(SPLITS)
+    indices = split_indices(raw.group, seed, num_test=raw.num_test, sizes=every)
+    return [
+        i[np.isin(raw.y[i], classes)][:size]
+        for i, size in zip(indices, sizes, strict=True)
+    ]
+
+
+def _standardized(
+    values: np.ndarray, train: np.ndarray, indices: list[np.ndarray], *, axis: int | None
+):
     """The rows of each split, their columns centered and brought to unit RMS, each or
-    all, by the rows of the first split; a column that is constant there keeps its scale.
+    all, by the rows `train`; a column that is constant there keeps its scale.
     """
-    train = values[indices[0]].astype(np.float64)
+    train = values[train].astype(np.float64)
     mean = train.mean(axis=0)
     scale = np.sqrt(((train - mean) ** 2).mean(axis=axis))
     scale = np.where(np.ptp(train, axis=axis) == 0, 1.0, scale)
@@ -144,14 +179,30 @@ def has_classes(name: str) -> bool:
     return np.issubdtype(_raw(name).y.dtype, np.integer)
 
 
-def train_size(name: str) -> int:
+def classes_of(name: str) -> tuple[int, ...]:
+    """The classes that a dataset has examples of.
+
+    Raises:
+      ConfigError: as `dataset`.
+    """
+    return tuple(np.unique(_raw(name).y).tolist())
+
+
+def train_size(name: str, classes: tuple[int, ...] | None = None, seed: int = 0) -> int:
     """How many examples a dataset's train split may have.
+
+    Args:
+      name: as of `dataset`.
+      classes: likewise.
+      seed: likewise.
 
     Raises:
       ConfigError: as `dataset`.
     """
     raw = _raw(name)
     sizes = (len(raw.y),) * len(SPLITS)
+    if classes is not None:
+        return len(_of_classes(raw, classes, seed, sizes)[0])
     return len(split_indices(raw.group, 0, num_test=raw.num_test, sizes=sizes)[0])
 
 
@@ -202,6 +253,14 @@ def split_indices(
         members = np.flatnonzero(np.isin(group, part))
         indices.append(random.permutation(members)[:size])
     return indices
+
+
+def data_hash(data: Data) -> str:
+    """12 digits of the SHA-256 of a task's data: bytes, shapes and types."""
+    found = hashlib.sha256()
+    for array in map(np.asarray, jax.tree.leaves(data)):
+        found.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return found.hexdigest()[:12]
 
 
 def sample_batch(key: PRNGKey, examples: Batch, batch_size: int) -> Batch:

@@ -6,6 +6,7 @@ file is run only if it is trusted: `--trust`, or given on the command line by it
 """
 
 import dataclasses
+import hashlib
 import math
 import re
 from collections.abc import Sequence
@@ -16,11 +17,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lopt import factories
+from lopt import factories, options
 from lopt.base import SPLITS, ParamSpec, Split, Task
-from lopt.config import BrokenRule, RunConfig, TaskConfig
+from lopt.config import BrokenRule, PretrainConfig, RunConfig, TaskConfig
 from lopt.errors import ConfigError
 from lopt.families import FAMILIES
+from lopt.finetuning import Notify, PretrainingTask, finetuned
 
 GROUP = "lopt.tasks"
 """The entry point group in which an installed package offers task families."""
@@ -45,32 +47,41 @@ class SuiteTask:
     num_steps: int
 
 
-def build_tasks(config: RunConfig, *, trust: bool = False) -> list[SuiteTask]:
+def build_tasks(
+    config: RunConfig, *, trust: bool = False, notify: Notify | None = None
+) -> list[SuiteTask]:
     """The tasks of a suite, in its order, each checked without compiling anything.
+
+    What a task starts from is made if need be, after that task was checked.
 
     Args:
       config: the suite, resolved.
       trust: whether Python files that the suite names may be run.
+      notify: told a line about what takes long.
 
     Raises:
       ConfigError: an unknown family or option, an untrusted or faulty file, a task that
-        breaks its interface.
+        breaks its interface, or that does not fit what it starts from.
     """
-    return _build_all(config.tasks, config.suite, "tasks", trust=trust)
+    return _build_all(config.tasks, config.suite, "tasks", trust, notify or _silent)
 
 
 def build_selection_tasks(config: RunConfig, *, trust: bool = False) -> list[SuiteTask]:
     """The tasks of the selection suite, likewise; none where there is no such suite."""
-    return _build_all(config.selection.tasks, "", "selection.tasks", trust=trust)
+    return _build_all(config.selection.tasks, "", "selection.tasks", trust, _silent)
 
 
 def _build_all(
-    entries: Sequence[TaskConfig], suite: str, where: str, *, trust: bool
+    entries: Sequence[TaskConfig],
+    suite: str,
+    where: str,
+    trust: bool,
+    notify: Notify,
 ) -> list[SuiteTask]:
     tasks, names = [], set()
     for i, entry in enumerate(entries):
         own = _is_the_suite(entry, suite)
-        task = _build(entry, f"{where}.{i}", trust=trust or own)
+        task = _build(entry, f"{where}.{i}", trust or own, notify)
         name = _free_name(entry.name or task.name, names)
         names.add(name)
         tasks.append(
@@ -97,7 +108,11 @@ def _free_name(name: str, taken: set[str]) -> str:
     return next(c for c in candidates if c not in taken)
 
 
-def _build(entry: TaskConfig, where: str, *, trust: bool) -> Task:
+def _silent(text: str) -> None:
+    del text
+
+
+def _build(entry: TaskConfig, where: str, trust: bool, notify: Notify) -> Task:
     if entry.file and not re.search(r"\.py(:\w+)?$", entry.file):
         raise BrokenRule(f"{where}.file", "name a Python file", entry.file)
     factory = factories.find(
@@ -108,8 +123,46 @@ def _build(entry: TaskConfig, where: str, *, trust: bool) -> Task:
         default="task",
         trust=trust,
     )
-    keys = ["sweep", *(field.name for field in dataclasses.fields(TaskConfig))]
-    task = factories.call(factory, entry.options, where=where, other_keys=keys)
+    task = _made(factory, entry.options, where, TaskConfig)
+    return _started(task, entry, factory, f"{where}.start", notify)
+
+
+def _started(
+    task: Task, entry: TaskConfig, factory: factories.Factory, where: str, notify: Notify
+) -> Task:
+    """The task from its start, if the entry has one."""
+    if entry.start is None:
+        return task
+    source, file = None, factories.file_of(factory)
+    if entry.start.pretrain is not None:
+        given = entry.options | entry.start.pretrain.options
+        source = PretrainingTask(
+            task=_made(factory, given, f"{where}.pretrain", PretrainConfig),
+            family=entry.family or "",
+            file=file and hashlib.sha256(file.read_bytes()).hexdigest(),
+            options=options.resolved(factory, given),
+        )
+    try:
+        return finetuned(task, entry.start, source, notify)
+    except BrokenRule as error:
+        raise error.within(where) from error
+    except ConfigError as error:
+        raise ConfigError(f"`{where}`: {error.message}", hint=error.hint) from error
+
+
+def _made(
+    factory: factories.Factory, given: dict[str, Any], where: str, config: type
+) -> Task:
+    """What the factory makes, checked.
+
+    Args:
+      factory: what is called.
+      given: its options.
+      where: the table that they are from, a `config`.
+      config: whose fields are the other keys of that table.
+    """
+    keys = ["sweep", *(field.name for field in dataclasses.fields(config))]
+    task = factories.call(factory, given, where=where, other_keys=keys)
     if not isinstance(task, Task):
         kind = type(task).__name__
         raise ConfigError(f"`{where}`: its factory must return a `Task`, got `{kind}`")

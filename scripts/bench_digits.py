@@ -96,13 +96,17 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def group_speed_ups(results, name: str) -> dict[str, dict]:
+GROUPS = {
+    "best of sgd, adam, adamw, lion": FIRST_ORDER,
+    **{name: (name,) for name in ("muon", "static", "schedule")},
+}
+
+
+def group_speed_ups(results, name: str, groups=GROUPS) -> dict[str, dict]:
     """Of one file over the best of several baselines, by task, with 80 % intervals."""
     from lopt.evaluation import statistics
 
     compared = [c.name for c in results.tasks[0].contenders]
-    groups = {"best of sgd, adam, adamw, lion": FIRST_ORDER}
-    groups |= {name: (name,) for name in ("muon", "static", "schedule")}
     found = {}
     for group, names in groups.items():
         if not set(names) <= set(compared):
@@ -147,7 +151,20 @@ def write(results, by_file: dict, path: Path) -> None:
     from lopt import __version__
     from lopt.evaluation.results import to_dict
 
-    without_curves = [
+    content = {
+        "command": " ".join(["python", *sys.argv]),
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "versions": {"lopt": __version__, "jax": jax.__version__},
+        "files": by_file,
+        **to_dict(without_curves(results)),
+    }
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def without_curves(results):
+    """The results but for the course of the runs."""
+    tasks = [
         dataclasses.replace(
             task,
             contenders=tuple(
@@ -157,15 +174,7 @@ def write(results, by_file: dict, path: Path) -> None:
         )
         for task in results.tasks
     ]
-    content = {
-        "command": " ".join(["python", *sys.argv]),
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "versions": {"lopt": __version__, "jax": jax.__version__},
-        "files": by_file,
-        **to_dict(dataclasses.replace(results, tasks=tuple(without_curves))),
-    }
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    return dataclasses.replace(results, tasks=tuple(tasks))
 
 
 NO_CURVE = {

@@ -17,6 +17,7 @@ from lopt.base import LearnedOptimizer
 from lopt.config import AugmentConfig, BrokenRule
 from lopt.families.quadratic import quadratic as noisy_quadratic
 from lopt.families.transformer import transformer
+from lopt.finetuning.start import names, places, started
 from lopt.own_task import task_from
 from lopt.unroll import inner_step, unroll
 
@@ -296,6 +297,35 @@ def test_windows_of_text_are_examples_too(key):
         np.testing.assert_array_equal(repeated, np.tile(windows[:n], (4 // n, 1)))
         sizes.add(n)
     assert sizes == {1, 2, 4}
+
+
+# --- tasks that start from given parameters ---
+
+
+def test_frozen_tensors_stay_what_they_are(key):
+    """And what lies beside them in a batch, and in the data, varies as ever."""
+    task = small_mlp(batch_size=8)
+    params, _ = task.init(key, task.data)
+    tensors = {name: np.asarray(leaf) + 0.5 for name, leaf in names(params).items()}
+    chosen = places(task, frozen=["layer_0"], fresh=["layer_1/w"])
+    task = started(task, tensors, chosen)
+    keys = {"reparametrize": "tensor", "permute_labels": True, "min_batch_size": 2}
+    look = looker(task, input_noise=0.1, **keys)
+    (frozen, (_, y)), (same, (x, labels)), draw = look(key, "train", key)
+    n = int(draw.num_examples)
+    assert n < 8  # of this key
+    np.testing.assert_array_equal(labels, np.tile(draw.classes[y[:n]], 8 // n))
+    np.testing.assert_array_equal(x, np.tile(x[:n], (8 // n, 1)))
+    jax.tree.map(np.testing.assert_array_equal, frozen, same)
+    assert draw.factors["layer_0"] == {"b": None, "w": None}
+    made = varied(task, reparametrize="tensor")
+    inner, state = made.init(key, made.data)
+    seen = unvaried(inner, state)
+    np.testing.assert_allclose(seen["layer_1"]["b"], tensors["layer_1/b"], atol=1e-6)
+    batch = made.eval_batch(made.data, "meta")
+    found, _ = jax.jit(made.loss)(inner, state, batch, key)
+    expected, _ = jax.jit(task.loss)(seen, (), batch, key)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
 # --- what a task lacks ---

@@ -15,8 +15,8 @@ from lopt.evaluation.baselines import (
     BASELINES,
     DEFAULT_BASELINES,
     baseline,
-    warmup_cosine,
 )
+from lopt.optimizers.hand_designed import warmup_cosine
 from lopt.optimizers.layerwise import layerwise
 
 names = pytest.mark.parametrize("name", BASELINES)

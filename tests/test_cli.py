@@ -155,6 +155,16 @@ def test_keys_that_not_all_tasks_have_share_a_column(capsys):
     assert "further" not in capsys.readouterr().out
 
 
+def test_show_tells_in_a_line_what_tasks_start_from(capsys):
+    start = {"pretrain": {"steps": 9, "seed": 0, "classes": [0]}, "frozen": ["a", "b"]}
+    given = {"file": "/x.safetensors", "frozen": [], "fresh": ["c"]}
+    show._tasks([{"start": start | {"fresh": []}}, {"start": given}])
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    header, _, *rows = [line for line in lines if line]
+    told = "pretrained steps=9 classes=[0], frozen a b"
+    assert (header, rows) == ("start", [told, "/x.safetensors, fresh c"])
+
+
 def test_show_prints_the_resolved_suite(suite, tmp_path):
     result = lopt_process("show", suite, "--json", cwd=tmp_path, start=WITHOUT_JAX)
     config = lopt.config.load_suite(suite)

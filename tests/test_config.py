@@ -9,7 +9,9 @@ from lopt.config import (
     BrokenRule,
     ComponentConfig,
     OuterOptimizerConfig,
+    PretrainConfig,
     RunConfig,
+    StartConfig,
     TaskConfig,
     UnrollConfig,
     check_trust,
@@ -146,3 +148,69 @@ def test_configurations_made_in_python_are_checked_alike():
         TaskConfig(family="mlp", file="task.py")
     with pytest.raises(BrokenRule, match=r"`x\.0` must be a number"):
         ComponentConfig(name="layerwise", options={"x": [object()]})
+
+
+STARTS = """
+[[tasks]]
+family = "mlp"
+dataset = "own.npz"
+start.file = "start.safetensors"
+start.frozen = ["a", "b/*"]
+[[tasks]]
+family = "mlp"
+start.pretrain = { steps = 3, learning_rate = 1, classes = [0, 1], dataset = "o/p" }
+"""
+
+
+def test_starts_are_read_resolved_and_round_trip(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    suite = tmp_path / "suite.toml"
+    suite.write_text(STARTS)
+    config = load_suite(suite, ["tasks.1.start.pretrain.seed=7"])
+    one, two = (task.start for task in config.tasks)
+    assert one == StartConfig(
+        file=str(tmp_path / "start.safetensors"), frozen=("a", "b/*")
+    )
+    options = {"classes": [0, 1], "dataset": str(tmp_path / "o/p")}
+    assert two.pretrain == PretrainConfig(
+        steps=3, learning_rate=1.0, seed=7, options=options
+    )
+    assert config.tasks[0].options == {"dataset": str(tmp_path / "own.npz")}
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    by_hand = load_suite(suite, ["tasks.0.start.file=x/y"])
+    assert by_hand.tasks[0].start.file == str(tmp_path / "elsewhere/x/y")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("start=x", "`tasks.0.start` must be a table, got 'x'"),
+        ("start={}", "`tasks.0.start`: a start must have a `file` or a `pretrain`, got"),
+        ("start.file=''", "`tasks.0.start`: a start must have a `file` or a `pretrain`"),
+        (
+            "start={file='x', pretrain={steps=3}}",
+            "`tasks.0.start`: a start must have a `file` or a `pretrain`, got both",
+        ),
+        ("start.frosen=['x']", "unknown key of `tasks.0.start` `frosen`"),
+        ("start.frozen=x", "`tasks.0.start.frozen` must be a list, got 'x'"),
+        ("start.fresh=[3]", "`tasks.0.start.fresh.0` must be a string, got 3"),
+        ("start.file=3", "`tasks.0.start.file` must be a string, got 3"),
+        ("start.pretrain=3", "`tasks.0.start.pretrain` must be a table, got 3"),
+        ("start.pretrain.steps=0", "`tasks.0.start.pretrain.steps` must be at least 1"),
+        (
+            "start.pretrain.learning_rate=0",
+            "`tasks.0.start.pretrain.learning_rate` must be positive, got 0",
+        ),
+        (
+            "start.pretrain.schedule=cosin",
+            "`tasks.0.start.pretrain.schedule` must be `cosine` or `constant`, got",
+        ),
+    ],
+)
+def test_mistakes_in_a_start_are_told(tmp_path, override, message):
+    suite = tmp_path / "suite.toml"
+    suite.write_text('[[tasks]]\nfamily = "mlp"\n')
+    with pytest.raises(ConfigError) as caught:
+        load_suite(suite, [f"tasks.0.{override}"])
+    assert caught.value.message.startswith(message)

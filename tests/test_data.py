@@ -270,3 +270,43 @@ def test_batches_depend_on_the_key_alone(key):
         np.testing.assert_array_equal(together[0][i], x)
         np.testing.assert_array_equal(together[1][i], y)
     assert len({tuple(np.asarray(x[:, 0])) for x, _ in one_by_one}) == 4
+
+
+def test_classes_are_the_examples_of_these_relabelled_in_their_order():
+    whole = data.dataset("digits", seed=3)
+    some = data.dataset("digits", classes=(7, 2, 9), seed=3)
+    others = data.dataset("digits", classes=(0, 1, 3, 4, 5, 6, 8), seed=3)
+    for split in SPLITS:
+        x, y = map(np.asarray, whole[split])
+        for position, label in enumerate((7, 2, 9)):
+            found_x, found_y = map(np.asarray, some[split])
+            np.testing.assert_array_equal(
+                rows(found_x[found_y == position]), rows(x[y == label])
+            )
+        assert len(some[split][1]) + len(others[split][1]) == len(y)
+
+
+def rows(x):
+    """In an order of their own."""
+    return x[np.lexsort(x.T)]
+
+
+def test_a_cap_is_of_the_examples_of_the_classes(monkeypatch):
+    monkeypatch.setattr(data, "MAX_SIZES", (30, 10, 10, 10))
+    some = data.dataset("digits", classes=(0, 1), seed=5)
+    assert [len(y) for _, y in some.values()] == [30, 10, 10, 10]
+    few = data.dataset("digits", classes=(0, 1), num_examples=20, eval_examples=5, seed=5)
+    assert [len(y) for _, y in few.values()] == [20, 5, 5, 5]
+    every = data.dataset("digits", classes=(0, 1), num_examples=500, seed=5)
+    assert len(every["train"][1]) == data.train_size("digits", (0, 1), 5)
+
+
+def test_wrong_labels_are_among_the_classes():
+    clean, noisy = (
+        np.asarray(
+            data.dataset("digits", classes=(4, 5, 6), label_noise=noise)["train"][1]
+        )
+        for noise in (0.0, 0.5)
+    )
+    assert {*noisy} == {0, 1, 2}
+    assert (noisy != clean).mean() == pytest.approx(0.5, abs=0.01)

@@ -17,9 +17,10 @@ LAYERS = (
     {"checks", "data", "features", "mup", "packing"},
     {"bases", "corpus", "factories", "files"},
     {"augmentation", "families", "guard", "optimizers", "options", "unroll"},
-    {"estimators", "outer", "suites", "weights"},
-    {"checkpoint", "groups", "own_task"},
-    {"decisions", "published", "trainer"},
+    {"estimators", "finetuning", "outer", "weights"},
+    {"checkpoint", "suites"},
+    {"decisions", "groups", "own_task", "published"},
+    {"trainer"},
     {"evaluation", "run", "show"},
     {"cli"},
 )

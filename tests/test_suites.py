@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from problems import quadratic
@@ -15,13 +16,20 @@ from suite_files import build, complaint
 from lopt.base import SPLITS
 from lopt.config import load_suite, released_names
 from lopt.families import FAMILIES, mlp
+from lopt.finetuning.start import names
 from lopt.suites import GROUP, build_tasks
 
 TASKS = Path(__file__).parents[1] / "tasks"
 
 
 @pytest.mark.parametrize("name", released_names("tasks"))
-def test_released_suites_build(name):
+def test_released_suites_build(name, monkeypatch, tmp_path):
+    def untrained(task, config):
+        params, _ = jax.eval_shape(task.init, jax.random.key(0), task.data)
+        return {name: np.zeros(x.shape, x.dtype) for name, x in names(params).items()}
+
+    monkeypatch.setattr("lopt.finetuning.pretraining._train", untrained)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     config = load_suite(name)
     tasks = build_tasks(config)
     assert config.description
@@ -31,6 +39,25 @@ def test_released_suites_build(name):
         assert (built.min_steps, built.max_steps) == (entry.min_steps, entry.max_steps)
         assert built.weight == entry.weight
     assert len({built.task.name for built in tasks}) == len(tasks)
+
+
+def test_heldout_tasks_of_finetuning_are_of_the_same_networks():
+    seen, heldout = (load_suite(n).tasks for n in ("finetune", "finetune-heldout"))
+    by_name = {task.name: task for task in seen}
+    kinds = {"weights": set(), "data": set(), "longer": set()}
+    for task in heldout:
+        name, _, kind = task.name.rpartition("-")
+        kinds[kind].add(name)
+        base, start = by_name[name], task.start
+        assert (start.frozen, start.fresh) == (base.start.frozen, base.start.fresh)
+        differs = {
+            "weights": start.pretrain.seed != base.start.pretrain.seed,
+            "data": task.options.get("dataset") != base.options.get("dataset"),
+            "longer": task.num_steps == 5 * base.num_steps,
+        }
+        assert [kind for kind, is_so in differs.items() if is_so] == [kind]
+        assert {**task.options, "dataset": 0} == {**base.options, "dataset": 0}
+    assert all(names == {*by_name} for names in kinds.values())
 
 
 @pytest.mark.parametrize("suite", ["digits", "digits-varied", "digits-large"])

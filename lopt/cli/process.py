@@ -5,7 +5,8 @@ What the user has set, by jax's own environment variables, stays.
 
 import gc
 import os
-from pathlib import Path
+
+from lopt.files.cache import cache_folder
 
 _MAX_DEVICES = 8  # particles come in powers of two, and more devices than that rest
 
@@ -25,7 +26,7 @@ def set_up(devices: int | None = None) -> None:
         count = devices or min(os.cpu_count() or 1, _MAX_DEVICES)
         jax.config.update("jax_num_cpu_devices", count)
     for name, value in (
-        ("jax_compilation_cache_dir", str(cache_folder())),
+        ("jax_compilation_cache_dir", str(cache_folder("xla"))),
         ("jax_persistent_cache_min_compile_time_secs", 0),
         ("jax_persistent_cache_min_entry_size_bytes", -1),
     ):
@@ -34,9 +35,3 @@ def set_up(devices: int | None = None) -> None:
     # What is imported stays: going through it in every garbage collection would be a
     # fifth of the time that tracing takes.
     gc.freeze()
-
-
-def cache_folder() -> Path:
-    """Where compiled programs are kept: in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "lopt" / "xla"

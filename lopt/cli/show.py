@@ -8,7 +8,7 @@ import typer
 
 from lopt.cli import console
 from lopt.cli.options import Json
-from lopt.config import load_suite, released, released_names, to_dict
+from lopt.config import PretrainConfig, load_suite, released, released_names, to_dict
 from lopt.errors import unknown_name
 
 EXAMPLES = (
@@ -176,7 +176,12 @@ def _selection_tasks(plain: dict[str, Any]) -> None:
 
 def _tasks(tasks: list[dict[str, Any]]) -> None:
     """One row a task; a column for each key that all have, one for all further ones."""
-    tasks = [dict(_dotted(task)) for task in tasks]
+    tasks = [
+        dict(
+            _dotted(task | ({"start": _start(task["start"])} if "start" in task else {}))
+        )
+        for task in tasks
+    ]
     keys = dict.fromkeys(key for task in tasks for key in task)
     columns = [key for key in keys if all(key in task for task in tasks)]
     further = [key for key in keys if key not in columns]
@@ -185,6 +190,17 @@ def _tasks(tasks: list[dict[str, Any]]) -> None:
         rest = ", ".join(f"{key}={task[key]}" for key in further if key in task)
         rows.append([task[key] for key in columns] + ([rest] if further else []))
     console.table(columns + (["further"] if further else []), rows)
+
+
+def _start(start: Mapping[str, Any]) -> str:
+    """In a line, what a task starts from: of pretraining what is not the default."""
+    defaults = to_dict(PretrainConfig())
+    parts = [start["file"]] if "file" in start else []
+    if "pretrain" in start:
+        told = {k: v for k, v in start["pretrain"].items() if defaults.get(k) != v}
+        parts += [" ".join(["pretrained", *(f"{k}={v}" for k, v in told.items())])]
+    parts += [f"{k} {' '.join(start[k])}" for k in ("frozen", "fresh") if start[k]]
+    return ", ".join(parts)
 
 
 def _dotted(plain: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

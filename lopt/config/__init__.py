@@ -19,6 +19,8 @@ from lopt.config.schema import RunConfig as RunConfig
 from lopt.config.schema import SelectionConfig as SelectionConfig
 from lopt.config.schema import TaskConfig as TaskConfig
 from lopt.config.schema import UnrollConfig as UnrollConfig
+from lopt.config.start import PretrainConfig as PretrainConfig
+from lopt.config.start import StartConfig as StartConfig
 from lopt.config.suite import check_trust as check_trust
 from lopt.config.suite import is_data_path as is_data_path
 from lopt.config.suite import load_suite as load_suite

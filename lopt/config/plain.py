@@ -19,6 +19,7 @@ from lopt.config.schema import (
     TaskConfig,
     UnrollConfig,
 )
+from lopt.config.start import PretrainConfig, StartConfig
 from lopt.config.sweep import swept
 from lopt.errors import ConfigError, unknown_name
 
@@ -33,8 +34,10 @@ def to_dict(config: Any) -> dict[str, Any]:
         elif dataclasses.is_dataclass(value):
             plain[f.name] = to_dict(value)
         elif isinstance(value, tuple):
-            of_configs = all(dataclasses.is_dataclass(item) for item in value)
-            plain[f.name] = [to_dict(v) for v in value] if of_configs else list(value)
+            plain[f.name] = [
+                to_dict(item) if dataclasses.is_dataclass(item) else item
+                for item in value
+            ]
         elif value is not None:
             plain[f.name] = copy.deepcopy(value)
     return plain
@@ -71,9 +74,20 @@ def _tasks(tasks: Any, where: str) -> list[TaskConfig]:
     for i, task in enumerate(tasks):
         table = dict(_table(f"{where}.{i}", task))
         sweep = table.pop("sweep", {})
-        config = _build(TaskConfig, table, f"{where}.{i}", {})
-        found += swept(config, sweep, f"{where}.{i}.sweep")
+        found += swept(_task(table, f"{where}.{i}"), sweep, f"{where}.{i}.sweep")
     return found
+
+
+def _task(task: Any, where: str) -> TaskConfig:
+    table = dict(_table(where, task))
+    if "start" in table:
+        start, place = dict(_table(f"{where}.start", table["start"])), f"{where}.start"
+        if "pretrain" in start:
+            inner = f"{place}.pretrain"
+            pretrain = _table(inner, start["pretrain"])
+            start["pretrain"] = _build(PretrainConfig, pretrain, inner, {})
+        table["start"] = _build(StartConfig, start, place, {})
+    return _build(TaskConfig, table, where, {})
 
 
 def _table(key: str, value: Any) -> Mapping[str, Any]:

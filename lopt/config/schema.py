@@ -6,6 +6,7 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 from lopt.config.rules import BrokenRule, check_types, require
+from lopt.config.start import StartConfig
 from lopt.errors import ConfigError, unknown_name
 
 Options = dict[str, Any]
@@ -153,6 +154,7 @@ class TaskConfig:
       min_steps: shortest run in meta-training.
       max_steps: longest run in meta-training.
       num_steps: T, length of a run in evaluation.
+      start: given parameters to start from; None: random ones.
       augment: keys of `AugmentConfig` in which this task differs from its suite.
       options: keyword arguments of the factory, plain TOML values.
     """
@@ -164,6 +166,7 @@ class TaskConfig:
     min_steps: int = 100
     max_steps: int = 1000
     num_steps: int = 500
+    start: StartConfig | None = None
     augment: Options | None = None
     options: Options = field(default_factory=dict)
 

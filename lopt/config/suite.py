@@ -1,15 +1,15 @@
 """A suite by name or path, and overrides, to a configuration.
 
-A Python file or a dataset that a suite names is looked up beside the suite, one that an
-override names in the current folder; both are made absolute, so that a run can be
-resumed from anywhere.
+A Python file, a dataset or a file of parameters that a suite names is looked up beside
+the suite, one that an override names in the current folder; all are made absolute, so
+that a run can be resumed from anywhere.
 """
 
 import dataclasses
 import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,11 +154,8 @@ def _resolve(table: dict[str, Any], folder: Path) -> None:
             if not file.is_file():
                 raise BrokenRule(f"{where}.{key}", "name a file that exists", part[key])
             part[key] = f"{file}{match['factory'] or ''}"
-    for task in _family_tasks(table):
-        for options in (task, task.get("sweep")):
-            if isinstance(options, dict) and "dataset" in options:
-                options["dataset"] = _located(options["dataset"], folder)
-
+    for part, key in _data_places(table):
+        part[key] = str((folder / os.path.expanduser(part[key])).absolute())
     part = table.get("selection")
     if isinstance(part, dict) and isinstance(part.get("suite"), str):
         path = folder / part["suite"]
@@ -166,21 +163,30 @@ def _resolve(table: dict[str, Any], folder: Path) -> None:
             part["suite"] = str(path.absolute())
 
 
-def _located(dataset: Any, folder: Path) -> Any:
-    """A dataset, or each of a sweep's, its path made absolute if it is one."""
-    if isinstance(dataset, list):
-        return [_located(item, folder) for item in dataset]
-    if isinstance(dataset, str) and is_data_path(dataset):
-        return str((folder / os.path.expanduser(dataset)).absolute())
-    return dataset
+def _data_places(table: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """Every place in a suite's table that names data by their path."""
+    for task in _tables(table.get("tasks")):
+        starts = _tables([task.get("start")])
+        for start in starts:
+            if isinstance(start.get("file"), str) and start["file"]:
+                yield start, "file"
+        family = task.get("family")
+        if isinstance(family, str) and not _PYTHON_FILE.fullmatch(family):
+            pretrain = _tables([start.get("pretrain") for start in starts])
+            places = [(part, "dataset") for part in (task, *pretrain)]
+            for sweep in _tables([task.get("sweep")]):
+                swept = sweep.get("dataset")
+                is_list = isinstance(swept, list)
+                places += [(swept, i) for i in range(len(swept) if is_list else 0)]
+            for part, key in places:  # options of files are theirs
+                dataset = part[key] if isinstance(part, list) else part.get(key)
+                if isinstance(dataset, str) and is_data_path(dataset):
+                    yield part, key
 
 
-def _family_tasks(table: dict[str, Any]) -> list[dict[str, Any]]:
-    """The tasks of a suite's table that are of a family: options of files are theirs."""
-    tasks = table.get("tasks")
-    tables = [t for t in tasks if isinstance(t, dict)] if isinstance(tasks, list) else []
-    named = [task for task in tables if isinstance(task.get("family"), str)]
-    return [task for task in named if not _PYTHON_FILE.fullmatch(task["family"])]
+def _tables(items: Any) -> list[dict[str, Any]]:
+    """The tables of a list; what is wrong with others is told later."""
+    return [x for x in items if isinstance(x, dict)] if isinstance(items, list) else []
 
 
 def _add_selection(table: dict[str, Any]) -> None:

@@ -53,8 +53,8 @@ _Finished = tuple[Program, dict[Pair, list[Record]]]
 
 Learned = tuple[str, LearnedOptimizer, MetaParams]
 """A learned optimizer: its name, itself, its theta."""
-Rival = str | Control | Learned
-"""What is compared with: a name in `BASELINES`, a control, a learned optimizer."""
+Rival = str | Baseline | Control | Learned
+"""What is compared with: a baseline or its name, a control, a learned optimizer."""
 
 Progress = Callable[[str, float], None]
 """`(text, fraction done)`, called from the caller's thread."""

@@ -61,10 +61,12 @@ def evaluate(
         settings["baselines"] = [
             _baseline(name, checkpoint, trust=trust) for name in baselines
         ]
+    progress = settings.get("progress")
+    notify = (lambda text: progress(text, 0.0)) if progress else None
     results = comparison.evaluate(
         checkpoint.lopt,
         checkpoint.theta,
-        build_tasks(config, trust=trust),
+        build_tasks(config, trust=trust, notify=notify),
         name=_name(optimizer),
         suite=config.suite,
         **settings,

@@ -27,10 +27,11 @@ from lopt.compiling import compile_lowered
 from lopt.config import RunConfig, load_suite
 from lopt.decisions import has_policy, recorder
 from lopt.errors import ConfigError
-from lopt.evaluation.baselines import Baseline, Control, hyperparameters
+from lopt.evaluation.baselines import Baseline, Control
 from lopt.evaluation.tuning import SearchSpace
 from lopt.evaluation.workers import Notify, run_jobs
 from lopt.files import rundir
+from lopt.optimizers.hand_designed import hyperparameters
 from lopt.optimizers.layerwise import layerwise_following
 from lopt.optimizers.policy import Policy
 from lopt.packing import Packing, packing

@@ -11,6 +11,7 @@ Gaussian and not Bernoulli, for inputs are standardized: they are no probabiliti
 Shapes in names: B examples of a batch, D inputs, Z numbers of a code.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 
@@ -44,6 +45,7 @@ def autoencoder(
     output_init: float = 0.1,
     num_examples: int | None = None,
     eval_examples: int | None = None,
+    classes: Sequence[int] | None = None,
     data_seed: int = 0,
 ) -> Task:
     """An autoencoder, plain or variational; metrics: `reconstruction`, `kl`.

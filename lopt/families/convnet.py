@@ -8,6 +8,7 @@ at the ends of its branches (Liu et al., Swin V2, arXiv 2111.09883, 2021).
 Shapes in names: C channels, H by W pixels, B examples of a batch, D inputs.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 
@@ -47,6 +48,7 @@ def convnet(
     input_scale: float = 1.0,
     input_offset: float = 0.0,
     eval_examples: int | None = None,
+    classes: Sequence[int] | None = None,
     data_seed: int = 0,
 ) -> Task:
     """A convolutional classifier of images; metrics: `accuracy`.

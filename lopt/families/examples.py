@@ -1,15 +1,15 @@
 """Tasks whose data are a dataset's splits, and the options that vary such data."""
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
 import jax.numpy as jnp
 
 from lopt.base import Array, Batch, Data, Params, PRNGKey, Specs, Split, Task
 from lopt.checks import check_integers, check_numbers, check_positive
 from lopt.config import BrokenRule
-from lopt.data import Examples, has_classes, sample_batch, train_size
+from lopt.data import Examples, classes_of, has_classes, sample_batch, train_size
 from lopt.data import dataset as splits_of
 from lopt.families.stateless import Measured, stateless_task
 
@@ -25,6 +25,7 @@ def load(
     input_scale: float = 1.0,
     input_offset: float = 0.0,
     eval_examples: int | None = None,
+    classes: Sequence[int] | None = None,
     data_seed: int = 0,
 ) -> tuple[Splits, str]:
     """A dataset as a family's options want it, and what of that a task's name tells.
@@ -32,7 +33,8 @@ def load(
     Args:
       dataset: a key of `lopt.data.DATASETS`, or a path.
       of: what its examples must have; None: anything.
-      num_examples: and all that follow: as in `lopt.data.dataset`.
+      num_examples: and all that follow: as in `lopt.data.dataset`; `classes` are at least
+        two.
 
     Raises:
       ConfigError: an option is out of range, or no dataset has this name.
@@ -41,8 +43,12 @@ def load(
         raise BrokenRule("dataset", "be a name or a path", dataset)
     if of is not None and has_classes(dataset) != (of == "classes"):
         raise BrokenRule("dataset", f"have {of}", dataset)
+    check_integers(0, most=2**32 - 1, data_seed=data_seed)
+    if classes is not None:
+        classes = _checked_classes(classes, dataset)
     if num_examples is not None:
-        check_integers(1, most=train_size(dataset), num_examples=num_examples)
+        most = train_size(dataset, classes, data_seed)
+        check_integers(1, most=most, num_examples=num_examples)
     if eval_examples is not None:
         check_integers(1, eval_examples=eval_examples)
     rule = "be a number of at least 0 and below 1"
@@ -53,7 +59,6 @@ def load(
         "be a finite number",
         input_offset=input_offset,
     )
-    check_integers(0, most=2**32 - 1, data_seed=data_seed)
     data = splits_of(
         dataset,
         num_examples=num_examples,
@@ -61,14 +66,33 @@ def load(
         input_scale=input_scale,
         input_offset=input_offset,
         eval_examples=eval_examples,
+        classes=classes,
         seed=data_seed,
     )
-    suffix = f"-{num_examples}-examples" if num_examples is not None else ""
+    if any(len(y) == 0 for _, y in data.values()):
+        raise BrokenRule("classes", "have examples in every split", classes)
+    suffix = f"-classes-{'-'.join(map(str, classes))}" if classes is not None else ""
+    suffix += f"-{num_examples}-examples" if num_examples is not None else ""
     suffix += f"-eval-{eval_examples}" if eval_examples is not None else ""
     suffix += f"-noise-{label_noise:g}" if label_noise else ""
     suffix += f"-scale-{input_scale:g}" if input_scale != 1 else ""
     suffix += f"-offset-{input_offset:g}" if input_offset else ""
     return data, suffix + (f"-data-{data_seed}" if data_seed else "")
+
+
+def _checked_classes(classes: Any, dataset: str) -> tuple[int, ...]:
+    if not has_classes(dataset):
+        raise BrokenRule("dataset", "have classes", dataset)
+    if not isinstance(classes, list | tuple):
+        raise BrokenRule("classes", "be a list", classes)
+    known = classes_of(dataset)
+    for i, label in enumerate(classes):
+        if type(label) is not int or label not in known:
+            rule = f"be a class of `{dataset}` ({known[0]} … {known[-1]})"
+            raise BrokenRule(f"classes.{i}", rule, label)
+    if len(classes) < 2 or len({*classes}) < len(classes):
+        raise BrokenRule("classes", "be at least two different ones", classes)
+    return tuple(classes)
 
 
 def guess_bound(values: Iterable[Array]) -> float:

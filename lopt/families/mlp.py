@@ -1,5 +1,6 @@
 """Multilayer perceptrons that classify small vectors and images."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 
@@ -36,6 +37,7 @@ def mlp(
     input_scale: float = 1.0,
     input_offset: float = 0.0,
     eval_examples: int | None = None,
+    classes: Sequence[int] | None = None,
     data_seed: int = 0,
 ) -> Task:
     """A multilayer perceptron that classifies; metrics: `accuracy`.
@@ -55,6 +57,7 @@ def mlp(
       input_offset: in units of their RMS: inputs that are not centered. Pixels from 0 to
         1 are about 0.27 (x + 1.1).
       eval_examples: of each other split, at most; None: 400.
+      classes: of whose examples the task is, labelled 0, 1, … in this order; None: all.
       data_seed: of the examples and labels that are drawn, and of the splits but test.
 
     Raises:

@@ -1,5 +1,6 @@
 """From a configuration to a trainer; every option is checked before anything compiles."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -19,21 +20,28 @@ from lopt.trainer import Trainer
 from lopt.unroll import unroll
 
 
-def build(config: RunConfig, *, trust: bool = False) -> Trainer:
+def build(
+    config: RunConfig,
+    *,
+    trust: bool = False,
+    notify: Callable[[str], None] | None = None,
+) -> Trainer:
     """The trainer that a configuration describes.
 
     Args:
       config: resolved.
       trust: whether Python files that it names may be run.
+      notify: told a line about what takes long.
 
     Raises:
       ConfigError: an unknown name or option, or a value that a factory refuses.
     """
     lopt = build_optimizer(config, trust=trust)
     make_estimator = partial(_estimator, config=config, lopt=lopt, trust=trust)
+    tasks = _augmented(config, build_tasks(config, trust=trust, notify=notify))
     return Trainer(
         lopt=lopt,
-        groups=group_tasks(_training_tasks(config, trust=trust), make_estimator),
+        groups=group_tasks(tasks, make_estimator),
         outer_optimizer=outer_optimizer(config.outer_optimizer, config.outer_steps),
         outer_steps=config.outer_steps,
         average=config.outer_optimizer.average,
@@ -47,12 +55,12 @@ def build_optimizer(config: RunConfig, *, trust: bool = False) -> LearnedOptimiz
     return options.build(factory, config.optimizer.options, where="optimizer")
 
 
-def _training_tasks(config: RunConfig, *, trust: bool) -> list[SuiteTask]:
+def _augmented(config: RunConfig, suite: Sequence[SuiteTask]) -> list[SuiteTask]:
     """The suite's tasks, augmented, as nothing else sees them: selection and evaluation
     are about the tasks themselves.
     """
     tasks = []
-    for i, built in enumerate(build_tasks(config, trust=trust)):
+    for i, built in enumerate(suite):
         try:
             task = augment(built.task, config.tasks[i].augmentation(config.augment))
         except BrokenRule as error:

@@ -244,7 +244,7 @@ def _identity(task: TaskConfig) -> tuple[Any, ...]:
     """What a task is, all its options resolved."""
     family, given = task.family, task.options
     known = options.resolved(FAMILIES[family], given) if family in FAMILIES else given
-    return family, task.file, known
+    return family, task.file, known, task.start
 
 
 def _whole_runs(entry: SuiteTask) -> SuiteTask:

@@ -99,7 +99,7 @@ def meta_train(
     if folder is not None and todo.step >= todo.config.outer_steps:
         progress.note(f"`{folder}` is finished: all {todo.step} steps are done")
         return _finished(folder, todo.config, trust)
-    trainer = build(todo.config, trust=trust)
+    trainer = build(todo.config, trust=trust, notify=progress.note)
     selector = build_selector(todo.config, trainer, trust=trust)
     if todo.start is not None:
         _check_start(todo.start, trainer.lopt)

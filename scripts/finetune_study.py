@@ -1,0 +1,242 @@
+"""The study of L3RS (arXiv 2408.09310) in small: is fine-tuning worth its own optimizer?
+
+    python scripts/finetune_study.py
+
+For each task of the suite `finetune` (digits and text, the whole network and its head
+alone) `layerwise`, with an embedding of each tensor, is meta-trained on that task, with
+NES and with PES. Both are compared, budget for budget, with tuned baselines under a
+constant and under a cosine schedule and with the control `static`, on the task itself and
+on those of `finetune-heldout` that have the same network: other pretrained weights, other
+data, five times the steps. Required of the better one are median speed-ups of 2, 1.3, 1.3
+and 1 over the best baseline. Writes benchmarks/finetune.json; what is done is kept in
+runs/finetune, and the same command goes on from there. About 1.5 hours on 2 cores, most
+of it on text: `--tasks digits-whole digits-head` takes 15 minutes.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from bench_digits import group_speed_ups, without_curves
+
+ROOT = Path(__file__).resolve().parent.parent
+SCHEDULES = ("constant", "cosine")
+REQUIRED = {"own": 2.0, "weights": 1.3, "data": 1.3, "longer": 1.0}
+"""Speed-up over the best baseline: on the task itself, and on its held-out relatives."""
+
+
+def main() -> None:
+    options = parse()
+    from lopt.cli import ending
+
+    sys.exit(ending(lambda: run(options)))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Does what is not done yet, task by task, and writes all that was found."""
+    from lopt.cli.process import set_up
+
+    set_up()
+    from bench_work import surroundings
+
+    from lopt.config import load_suite
+
+    suites = load_suite(options.suite), load_suite(options.heldout)
+    names = options.tasks or [task.name for task in suites[0].tasks]
+    studies = {name: study(*suites, name, options) for name in names}
+    record = {
+        "command": " ".join(["python", "scripts/finetune_study.py", *sys.argv[1:]]),
+        **surroundings(),
+        "summary": summary(studies),
+        "tasks": studies,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(record, indent=1) + "\n")
+    for kind, found in record["summary"].items():
+        best = max(found.values())
+        verdict = "reached" if best >= REQUIRED[kind] else "NOT reached"
+        told = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+        print(f"{kind}: {told}; {verdict}: {REQUIRED[kind]}")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", help="of the suite; default: all")
+    parser.add_argument("--suite", default="finetune")
+    parser.add_argument("--heldout", default="finetune-heldout")
+    parser.add_argument(
+        "--nes-steps", type=int, default=100, help="outer steps; 0: no NES"
+    )
+    parser.add_argument(
+        "--pes-steps", type=int, default=800, help="outer steps; 0: no PES"
+    )
+    parser.add_argument("--embedding-size", type=int, default=4)
+    parser.add_argument("--baselines", default="sgd,adamw")
+    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=16)
+    parser.add_argument("--tuning-seeds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0, help="of meta-training")
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs/finetune")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/finetune.json")
+    return parser.parse_args()
+
+
+def study(suite, heldout, name: str, options: argparse.Namespace) -> dict:
+    """One network and part of it: meta-training, and the comparison, if not done yet."""
+    where = ("tasks", "folder", "out")
+    asked = {k: v for k, v in vars(options).items() if k not in where}
+    done = options.folder / f"{name}.json"
+    if done.is_file():
+        found = json.loads(done.read_text())
+        if found["options"] == asked:
+            return found
+    runs = meta_train_all(suite, name, options)
+    related = [task for task in heldout.tasks if task.name.startswith(f"{name}-")]
+    (task,) = (task for task in suite.tasks if task.name == name)
+    results = compare(replace(suite, tasks=(task, *related)), runs, options)
+    groups = groups_of(options)
+    found = {
+        "options": asked,
+        "meta_training": {
+            estimator: {
+                "outer_steps": len(run.metrics),
+                "inner_steps": sum(line["inner_steps"] for line in run.metrics),
+                "seconds": round(sum(line["seconds"] for line in run.metrics), 1),
+            }
+            for estimator, run in runs.items()
+        },
+        "speed_ups": {
+            estimator: by_task(group_speed_ups(results, estimator, groups))
+            for estimator in runs
+        },
+        "results": results_of(results),
+    }
+    done.write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def meta_train_all(suite, name: str, options: argparse.Namespace) -> dict:
+    """A run for each estimator, on the one task; those that exist are continued."""
+    import jax
+
+    from lopt.cli.progress import TrainingBar
+    from lopt.config import ComponentConfig
+    from lopt.run import meta_train
+    from lopt.suites import build_tasks
+
+    (task,) = (task for task in suite.tasks if task.name == name)
+    config = replace(suite, seed=options.seed, tasks=(task,))
+    (built,) = build_tasks(config)
+    embedding = {
+        "embedding_size": options.embedding_size,
+        "num_tensors": len(jax.tree.leaves(built.task.specs)),
+    }
+    optimizer = suite.optimizer
+    optimizer = replace(optimizer, options=optimizer.options | embedding)
+    given = suite.estimator.options if suite.estimator.name == "pes" else {}
+    estimators = {
+        "nes": (options.nes_steps, {}),
+        "pes": (options.pes_steps, given),
+    }
+    runs = {}
+    for estimator, (steps, estimator_options) in estimators.items():
+        if not steps:
+            continue
+        component = ComponentConfig(name=estimator, options=estimator_options)
+        told = {"optimizer": optimizer, "estimator": component, "outer_steps": steps}
+        folder = options.folder / f"{name}-{estimator}-{options.seed}"
+        print(f"{name}: meta-training with {estimator}", file=sys.stderr)
+        with TrainingBar() as bar:
+            runs[estimator] = meta_train(
+                replace(config, **told), out=folder, resume=True, progress=bar
+            )
+    return runs
+
+
+def compare(config, runs: dict, options: argparse.Namespace):
+    """The results of all runs and baselines on the tasks of a configuration."""
+    from lopt.checkpoint import read
+    from lopt.cli.progress import Bar
+    from lopt.evaluation.comparison import evaluate
+    from lopt.suites import build_tasks
+
+    learned = [
+        (name, found.lopt, found.theta)
+        for name, found in ((name, read(run.folder)) for name, run in runs.items())
+    ]
+    (name, lopt, theta), *others = learned
+    with Bar() as bar:
+        return evaluate(
+            lopt,
+            theta,
+            build_tasks(config),
+            name=name,
+            suite=config.suite,
+            baselines=[*scheduled(options.baselines), "static", *others],
+            trials=options.trials,
+            seeds=options.seeds,
+            tuning_seeds=options.tuning_seeds,
+            seed=1,
+            progress=bar.update,
+        )
+
+
+def scheduled(names: str) -> list:
+    """The baselines, each under every schedule: tuned for what is left to choose."""
+    from lopt.evaluation.baselines import baseline
+
+    return [
+        replace(
+            found,
+            name=f"{found.name}-{schedule}",
+            space=replace(found.space, schedules=(schedule == "constant",)),
+        )
+        for found in map(baseline, names.split(","))
+        for schedule in SCHEDULES
+    ]
+
+
+def groups_of(options: argparse.Namespace) -> dict[str, tuple[str, ...]]:
+    """What is compared with, by name: the best of several baselines."""
+    names = options.baselines.split(",")
+    groups = {s: tuple(f"{name}-{s}" for name in names) for s in SCHEDULES}
+    best = tuple(name for group in groups.values() for name in group)
+    return {"best": best, **groups, "static": ("static",)}
+
+
+def by_task(groups: dict) -> dict:
+    """Of each task what was found of each group."""
+    tasks = next(iter(groups.values()))["tasks"]
+    return {
+        t: {group: found["tasks"][t] for group, found in groups.items()} for t in tasks
+    }
+
+
+def results_of(results) -> dict:
+    """All but the curves."""
+    from lopt.evaluation.results import to_dict
+
+    return to_dict(without_curves(results))
+
+
+def summary(studies: dict) -> dict[str, dict[str, float]]:
+    """Medians over the studies of the speed-up over the best, by kind of task."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for name, found in studies.items():
+        for estimator, tasks in found["speed_ups"].items():
+            for task, groups in tasks.items():
+                kind = task.removeprefix(name).removeprefix("-") or "own"
+                by_estimator = values.setdefault(kind, {})
+                speed_up = groups["best"]["speed_up"]
+                by_estimator.setdefault(estimator, []).append(speed_up)
+    return {
+        kind: {estimator: float(np.median(x)) for estimator, x in found.items()}
+        for kind, found in values.items()
+    }
+
+
+if __name__ == "__main__":
+    main()
