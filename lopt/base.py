@@ -45,6 +45,17 @@ Batch = Any
 MetaParams = dict[str, Any]
 """θ: the learned optimizer's weights, a nested dict of arrays."""
 
+UNSCALED_LOSS = "unscaled_loss"
+"""The metric that stands for a loss that is not what it was (lopt.augmentation)."""
+
+
+class WithFrozen(NamedTuple):
+    """A batch, and parameters that are not trained, of which many runs share one copy."""
+
+    frozen: Params
+    batch: Batch
+
+
 Split = Literal["train", "meta", "valid", "test"]
 """gradients | meta-loss | tuning and selection | every number that is reported."""
 SPLITS: tuple[Split, ...] = ("train", "meta", "valid", "test")
@@ -131,7 +142,8 @@ class Task:
       batch: `(key, data, split) -> batch`: a random minibatch.
       eval_batch: `(data, split) -> batch`: the fixed one that curves are read on.
       loss: `(params, model_state, batch, key) -> (loss [], (model_state, metrics))`,
-        metrics a dict of scalars such as `accuracy`.
+        metrics a dict of scalars such as `accuracy`. If `UNSCALED_LOSS` is one, that is
+        what is read of a minibatch, and the loss only what the optimizer sees.
       splits: those that its data have; "train" at least.
     """
 

@@ -161,7 +161,7 @@ def _made(
       where: the table that they are from, a `config`.
       config: whose fields are the other keys of that table.
     """
-    keys = [field.name for field in dataclasses.fields(config)]
+    keys = ["sweep", *(field.name for field in dataclasses.fields(config))]
     task = factories.call(factory, given, where=where, other_keys=keys)
     if not isinstance(task, Task):
         kind = type(task).__name__

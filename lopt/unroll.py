@@ -10,6 +10,7 @@ import optax
 
 from lopt import prng
 from lopt.base import (
+    UNSCALED_LOSS,
     Array,
     Data,
     LearnedOptimizer,
@@ -42,13 +43,15 @@ def inner_step(
     """One step of training on a minibatch of the `train` split.
 
     Returns:
-      The minibatch's loss before the step, and the new parameters, model state and
-      optimizer state.
+      The minibatch's loss before the step, unscaled, and the new parameters, model state
+      and optimizer state.
     """
     batch = task.batch(keys[0], data, "train")
     value_and_grad = jax.value_and_grad(task.loss, has_aux=True)
-    (loss, (model_state, _)), grads = value_and_grad(params, model_state, batch, keys[1])
+    (loss, aux), grads = value_and_grad(params, model_state, batch, keys[1])
+    model_state, metrics = aux
     updates, opt_state = optimizer.update(grads, opt_state, params, value=loss)
+    loss = metrics.get(UNSCALED_LOSS, loss)
     return loss, optax.apply_updates(params, updates), model_state, opt_state
 
 

@@ -16,7 +16,7 @@ LAYERS = (
     {"config", "disk", "numerics", "prng"},
     {"checks", "data", "features", "mup", "packing"},
     {"bases", "corpus", "factories", "files"},
-    {"families", "guard", "optimizers", "options", "unroll"},
+    {"augmentation", "families", "guard", "optimizers", "options", "unroll"},
     {"estimators", "finetuning", "outer", "weights"},
     {"checkpoint", "suites"},
     {"decisions", "groups", "own_task", "published"},

@@ -177,7 +177,9 @@ def _selection_tasks(plain: dict[str, Any]) -> None:
 def _tasks(tasks: list[dict[str, Any]]) -> None:
     """One row a task; a column for each key that all have, one for all further ones."""
     tasks = [
-        task | {"start": _start(task["start"])} if "start" in task else task
+        dict(
+            _dotted(task | ({"start": _start(task["start"])} if "start" in task else {}))
+        )
         for task in tasks
     ]
     keys = dict.fromkeys(key for task in tasks for key in task)

@@ -12,6 +12,7 @@ from lopt.config.plain import to_dict as to_dict
 from lopt.config.released import released as released
 from lopt.config.released import released_names as released_names
 from lopt.config.rules import BrokenRule as BrokenRule
+from lopt.config.schema import AugmentConfig as AugmentConfig
 from lopt.config.schema import ComponentConfig as ComponentConfig
 from lopt.config.schema import OuterOptimizerConfig as OuterOptimizerConfig
 from lopt.config.schema import RunConfig as RunConfig

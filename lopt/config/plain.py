@@ -11,6 +11,7 @@ from typing import Any
 from lopt.config.rules import BrokenRule
 from lopt.config.schema import (
     DEFAULTS,
+    AugmentConfig,
     ComponentConfig,
     OuterOptimizerConfig,
     RunConfig,
@@ -19,6 +20,7 @@ from lopt.config.schema import (
     UnrollConfig,
 )
 from lopt.config.start import PretrainConfig, StartConfig
+from lopt.config.sweep import swept
 from lopt.errors import ConfigError, unknown_name
 
 
@@ -37,7 +39,7 @@ def to_dict(config: Any) -> dict[str, Any]:
                 for item in value
             ]
         elif value is not None:
-            plain[f.name] = value
+            plain[f.name] = copy.deepcopy(value)
     return plain
 
 
@@ -52,6 +54,7 @@ def from_dict(mapping: Mapping[str, Any]) -> RunConfig:
         *((key, ComponentConfig, {"name": name}) for key, name in DEFAULTS.items()),
         ("unroll", UnrollConfig, {}),
         ("outer_optimizer", OuterOptimizerConfig, {}),
+        ("augment", AugmentConfig, {}),
     ):
         if key in table:
             table[key] = _build(cls, _table(key, table[key]), key, defaults)
@@ -67,7 +70,12 @@ def from_dict(mapping: Mapping[str, Any]) -> RunConfig:
 def _tasks(tasks: Any, where: str) -> list[TaskConfig]:
     if not isinstance(tasks, list | tuple):
         raise BrokenRule(where, f"be a list of tables `[[{where}]]`", tasks)
-    return [_task(task, f"{where}.{i}") for i, task in enumerate(tasks)]
+    found = []
+    for i, task in enumerate(tasks):
+        table = dict(_table(f"{where}.{i}", task))
+        sweep = table.pop("sweep", {})
+        found += swept(_task(table, f"{where}.{i}"), sweep, f"{where}.{i}.sweep")
+    return found
 
 
 def _task(task: Any, where: str) -> TaskConfig:

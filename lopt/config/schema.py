@@ -1,12 +1,13 @@
 """The configuration's dataclasses: names, types, defaults and rules, each said once."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Literal
 
 from lopt.config.rules import BrokenRule, check_types, require
 from lopt.config.start import StartConfig
-from lopt.errors import ConfigError
+from lopt.errors import ConfigError, unknown_name
 
 Options = dict[str, Any]
 
@@ -104,6 +105,44 @@ class OuterOptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How inner runs are varied in meta-training, and nowhere else.
+
+    Everything is drawn anew for every run. How is said where it is done, in
+    `lopt.augmentation`.
+
+    Attributes:
+      reparametrize: whether inner parameters are φ = s φ', the optimizer seeing φ'; with
+        one s a run, a tensor, or a parameter.
+      reparam_range: s is log-uniform between these two.
+      loss_scale: what training sees of the loss is multiplied by a factor that is
+        log-uniform between these two.
+      input_noise: standard deviation of what is added to the inputs of minibatches.
+      permute_labels: whether the classes are permuted.
+      min_batch_size: of the different examples of a minibatch, whose size stays; 0: all
+        are different.
+    """
+
+    reparametrize: Literal["none", "global", "tensor", "parameter"] = "none"
+    reparam_range: tuple[float, ...] = (0.1, 10.0)
+    loss_scale: tuple[float, ...] = (1.0, 1.0)
+    input_noise: float = 0.0
+    permute_labels: bool = False
+    min_batch_size: int = 0
+
+    def __post_init__(self):
+        check_types(self)
+        for key in ("reparam_range", "loss_scale"):
+            bounds = getattr(self, key)
+            holds = len(bounds) == 2 and 0 < bounds[0] <= bounds[1]
+            if not holds:
+                rule = "be two positive numbers, the lower first"
+                raise BrokenRule(key, rule, list(bounds))
+        require(self, "input_noise", self.input_noise >= 0, "not be negative")
+        require(self, "min_batch_size", self.min_batch_size >= 0, "not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskConfig:
     """One task of a suite: a family's or a Python file's.
 
@@ -116,6 +155,7 @@ class TaskConfig:
       max_steps: longest run in meta-training.
       num_steps: T, length of a run in evaluation.
       start: given parameters to start from; None: random ones.
+      augment: keys of `AugmentConfig` in which this task differs from its suite.
       options: keyword arguments of the factory, plain TOML values.
     """
 
@@ -127,6 +167,7 @@ class TaskConfig:
     max_steps: int = 1000
     num_steps: int = 500
     start: StartConfig | None = None
+    augment: Options | None = None
     options: Options = field(default_factory=dict)
 
     def __post_init__(self):
@@ -140,6 +181,18 @@ class TaskConfig:
         require(self, "num_steps", self.num_steps >= 1, "be at least 1")
         rule = f"be at least `min_steps` = {self.min_steps}"
         require(self, "max_steps", self.max_steps >= self.min_steps, rule)
+        try:
+            self.augmentation(AugmentConfig())
+        except BrokenRule as error:
+            raise error.within("augment") from None
+
+    def augmentation(self, suite: AugmentConfig) -> AugmentConfig:
+        """What the suite's table says, but for the keys that the task has itself."""
+        own, known = self.augment or {}, vars(suite)
+        for key in own:
+            if key not in known:
+                raise unknown_name("key of `augment`", key, known)
+        return dataclasses.replace(suite, **own)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +240,7 @@ class RunConfig:
       unroll: truncation and meta-loss.
       outer_optimizer: what trains theta.
       selection: what the best theta is selected on.
+      augment: how the tasks are varied that do not say otherwise.
       tasks: what it is trained on; at least one.
     """
 
@@ -205,6 +259,7 @@ class RunConfig:
     unroll: UnrollConfig = UnrollConfig()
     outer_optimizer: OuterOptimizerConfig = field(default_factory=OuterOptimizerConfig)
     selection: SelectionConfig = SelectionConfig()
+    augment: AugmentConfig = AugmentConfig()
     tasks: tuple[TaskConfig, ...]
 
     def __post_init__(self):

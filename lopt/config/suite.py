@@ -163,7 +163,7 @@ def _resolve(table: dict[str, Any], folder: Path) -> None:
             part["suite"] = str(path.absolute())
 
 
-def _data_places(table: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+def _data_places(table: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
     """Every place in a suite's table that names data by their path."""
     for task in _tables(table.get("tasks")):
         starts = _tables([task.get("start")])
@@ -172,10 +172,16 @@ def _data_places(table: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
                 yield start, "file"
         family = task.get("family")
         if isinstance(family, str) and not _PYTHON_FILE.fullmatch(family):
-            for part in (task, *_tables([start.get("pretrain") for start in starts])):
-                dataset = part.get("dataset")
+            pretrain = _tables([start.get("pretrain") for start in starts])
+            places = [(part, "dataset") for part in (task, *pretrain)]
+            for sweep in _tables([task.get("sweep")]):
+                swept = sweep.get("dataset")
+                is_list = isinstance(swept, list)
+                places += [(swept, i) for i in range(len(swept) if is_list else 0)]
+            for part, key in places:  # options of files are theirs
+                dataset = part[key] if isinstance(part, list) else part.get(key)
                 if isinstance(dataset, str) and is_data_path(dataset):
-                    yield part, "dataset"  # options of files are theirs
+                    yield part, key
 
 
 def _tables(items: Any) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.base import Batch, Data, ModelState, Params, PRNGKey, Split, Task
+from lopt.base import Batch, Data, ModelState, Params, PRNGKey, Split, Task, WithFrozen
 from lopt.config import BrokenRule
 from lopt.errors import ConfigError
 
@@ -138,10 +138,10 @@ def _functions(
         return params, start["model_state"]
 
     def batch_fn(key: PRNGKey, data: Data, split: Split) -> Batch:
-        return data["start"]["frozen"], batch(key, data["task"], split)
+        return WithFrozen(data["start"]["frozen"], batch(key, data["task"], split))
 
     def eval_batch_fn(data: Data, split: Split) -> Batch:
-        return data["start"]["frozen"], eval_batch(data["task"], split)
+        return WithFrozen(data["start"]["frozen"], eval_batch(data["task"], split))
 
     def loss_fn(params: Params, model_state: ModelState, batch: Batch, key: PRNGKey):
         frozen, examples = batch

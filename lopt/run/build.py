@@ -1,11 +1,13 @@
 """From a configuration to a trainer; every option is checked before anything compiles."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import jax
 
 from lopt import options
+from lopt.augmentation import augment
 from lopt.base import GradientEstimator, LearnedOptimizer
 from lopt.checkpoint import find_optimizer
 from lopt.config import BrokenRule, RunConfig
@@ -36,7 +38,7 @@ def build(
     """
     lopt = build_optimizer(config, trust=trust)
     make_estimator = partial(_estimator, config=config, lopt=lopt, trust=trust)
-    tasks = build_tasks(config, trust=trust, notify=notify)
+    tasks = _augmented(config, build_tasks(config, trust=trust, notify=notify))
     return Trainer(
         lopt=lopt,
         groups=group_tasks(tasks, make_estimator),
@@ -51,6 +53,20 @@ def build_optimizer(config: RunConfig, *, trust: bool = False) -> LearnedOptimiz
     """The learned optimizer that a configuration names; the errors of `build`."""
     factory = find_optimizer(config.optimizer.name, trust=trust)
     return options.build(factory, config.optimizer.options, where="optimizer")
+
+
+def _augmented(config: RunConfig, suite: Sequence[SuiteTask]) -> list[SuiteTask]:
+    """The suite's tasks, augmented, as nothing else sees them: selection and evaluation
+    are about the tasks themselves.
+    """
+    tasks = []
+    for i, built in enumerate(suite):
+        try:
+            task = augment(built.task, config.tasks[i].augmentation(config.augment))
+        except BrokenRule as error:
+            raise error.within(f"tasks.{i}.augment") from None
+        tasks.append(replace(built, task=task))
+    return tasks
 
 
 def _estimator(
