@@ -14,13 +14,14 @@ PACKAGE = Path(lopt.__file__).parent
 LAYERS = (
     {"base", "bundled", "compiling", "errors"},
     {"config", "disk", "numerics", "prng"},
-    {"checks", "data", "features", "mup", "packing"},
+    {"checks", "data", "features", "mixtures", "mup", "packing"},
     {"bases", "corpus", "factories", "files"},
     {"families", "guard", "optimizers", "options", "unroll"},
     {"estimators", "outer", "suites", "weights"},
     {"checkpoint", "groups", "own_task"},
     {"decisions", "published", "trainer"},
     {"evaluation", "run", "show"},
+    {"costs"},
     {"cli"},
 )
 """From the bottom; a module imports from layers below its own, or from its subpackage.
