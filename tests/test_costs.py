@@ -13,8 +13,10 @@ from trainers import entry, small_mlp
 from lopt import costs
 from lopt.cli import tables
 from lopt.config import load_suite
+from lopt.families import FAMILIES
 from lopt.families.recurrent import recurrent
 from lopt.mixtures import Mixture
+from lopt.suites import build_tasks
 
 A, B = jnp.ones((8, 32)), jnp.ones((32, 32))
 PRODUCT = 2 * 8 * 32 * 32
@@ -157,3 +159,23 @@ def test_numbers_are_in_units_of_people(capsys):
     assert [line.split() for line in rows.splitlines() if "%" in line] == [
         ["b", "16", "s", "80%"], ["a", "4", "s", "20%"],
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("suite", ["general", "general-heldout"])
+def test_general_suites_are_shown_without_compiling(suite, monkeypatch, capsys):
+    def refuse(self, *args, **kwargs):
+        raise AssertionError("compiles")
+
+    config = load_suite(suite)
+    tasks = build_tasks(config)
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    sizes = costs.task_sizes(tasks)
+    tables.sizes([vars(size) for size in sizes])
+    assert all(task.name in capsys.readouterr().out for task in config.tasks[:1])
+    assert {task.family for task in config.tasks} == {*FAMILIES}
+    assert all(size.flops > 0 for size in sizes)
+    programs = {size.program for size in sizes}
+    if suite == "general":
+        assert 0 < config.tasks_per_step < len(programs) < len(tasks)
+        assert any(task.enters for task in config.tasks)
+        assert max(size.parameters for size in sizes) > 100_000
