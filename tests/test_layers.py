@@ -19,7 +19,7 @@ LAYERS = (
     {"families", "guard", "optimizers", "options", "unroll"},
     {"estimators", "outer", "suites", "weights"},
     {"checkpoint", "groups", "own_task"},
-    {"decisions", "published", "trainer"},
+    {"decisions", "published", "references", "trainer"},
     {"evaluation", "run", "show"},
     {"costs"},
     {"cli"},

@@ -51,7 +51,7 @@ class UnrollConfig:
     meta_loss: Literal["mean", "last", "minimum", "rising"] = "mean"
     meta_split: Literal["meta", "train"] = "meta"
     meta_every: int = 5
-    meta_transform: Literal["log", "raw", "clipped"] = "log"
+    meta_transform: Literal["log", "raw", "clipped", "relative"] = "log"
 
     def __post_init__(self):
         check_types(self)

@@ -12,6 +12,7 @@ from lopt.estimators import ESTIMATORS
 from lopt.factories import find
 from lopt.groups import TaskGroup, group_tasks
 from lopt.mixtures import Mixture
+from lopt.references import referenced
 from lopt.run.outer_optimizer import outer_optimizer
 from lopt.suites import SuiteTask, build_tasks
 from lopt.trainer import Trainer
@@ -30,7 +31,10 @@ def build(config: RunConfig, *, trust: bool = False) -> Trainer:
     """
     lopt = build_optimizer(config, trust=trust)
     make_estimator = partial(_estimator, config=config, lopt=lopt, trust=trust)
-    groups = group_tasks(build_tasks(config, trust=trust), make_estimator)
+    tasks = build_tasks(config, trust=trust)
+    if config.unroll.meta_transform == "relative":
+        tasks = referenced(tasks, config.unroll)
+    groups = group_tasks(tasks, make_estimator)
     return Trainer(
         lopt=lopt,
         groups=groups,

@@ -18,6 +18,7 @@ from lopt.config import RunConfig, check_trust, load_suite
 from lopt.errors import ConfigError
 from lopt.files import fileformat, rundir, snapshots
 from lopt.groups import data_hashes
+from lopt.references import recorded
 from lopt.run.build import build
 from lopt.run.loop import Log, Progress, Silent, loop
 from lopt.run.plan import Plan, plan
@@ -285,6 +286,7 @@ def _session(work: _Work) -> dict[str, Any]:
         "devices": len(jax.devices()),
         "versions": rundir.versions(),
         "data": {name: found for group in hashes for name, found in group.items()},
+        **recorded(work.trainer.groups),
     }
 
 
