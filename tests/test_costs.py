@@ -161,7 +161,9 @@ def test_numbers_are_in_units_of_people(capsys):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("suite", ["general", "general-heldout"])
+@pytest.mark.parametrize(
+    "suite", ["general", pytest.param("general-heldout", marks=pytest.mark.slow)]
+)
 def test_general_suites_are_shown_without_compiling(suite, monkeypatch, capsys):
     def refuse(self, *args, **kwargs):
         raise AssertionError("compiles")

@@ -97,7 +97,7 @@ def test_readings_are_from_one_to_zero_along_the_reference(key):
     np.testing.assert_allclose(worst.loss, (task.loss_bound - 1.0) / 4.0, rtol=1e-4)
 
 
-@pytest.mark.parametrize("split", ["meta", "train"])
+@pytest.mark.parametrize("split", ["meta", pytest.param("train", marks=pytest.mark.slow)])
 def test_runs_record_their_references_and_resume(split, tmp_path, compiled):
     relative = ["unroll.meta_transform=relative", f"unroll.meta_split={split}"]
     whole = tmp_path / "whole"
