@@ -9,9 +9,9 @@ and u the seconds of theta's update,
     seconds = Σ_i n_i s_i + N u
 
 Left out: checkpoints, selections (at most `selection.share` of the inner steps), what
-the very first step takes longer, and whatever else the machine does meanwhile. On two busy
-cores it was 11 % too low for `digits` once, and 11 % too high another time; for `quick`,
-whose steps take 10 ms, half of the median step.
+the very first step takes longer, and whatever else the machine does meanwhile. On two
+busy cores it was 11 % too low for `digits` once, and 11 % too high another time; for
+`quick`, whose steps take 10 ms, half of the median step.
 """
 
 import time

@@ -177,6 +177,8 @@ def test_a_suite_that_is_not_trusted_is_shown_without_sizes(tmp_path):
     assert told.startswith("no sizes: suite") and "toy.py" in told and "--trust" in told
     refused = lopt_process(*command, "--cost", cwd=tmp_path, start=WITHOUT_JAX)
     assert (refused.returncode, refused.stdout) == (2, "")
+    other = lopt_process("show", tmp_path, "--cost", cwd=tmp_path, start=WITHOUT_JAX)
+    assert other.returncode == 2 and "`--cost` is of suites, and" in other.stderr
     shown = lopt_process(*command, "--cost", "--trust", cwd=tmp_path)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "for 7 outer steps, 56 inner steps" in shown.stdout

@@ -58,18 +58,30 @@ def command(
         return
     path = Path(thing)
     if path.is_dir():
+        _without(cost, thing)
         show_run(path, json)
     elif path.suffix in (".toml", ".py"):
         show_suite(thing, json=json, cost=cost, trust=trust)
     elif path.is_file() or path.suffix or len(path.parts) > 1:
+        _without(cost, thing)
         show_file(path, json)
     elif thing in released_names("tasks"):
         show_suite(thing, json=json, cost=cost, trust=trust)
     elif thing in released_names("checkpoints"):
+        _without(cost, thing)
         show_file(released("checkpoints", thing), json)
     else:
         known = {*released_names("tasks"), *released_names("checkpoints")}
         raise unknown_name("suite, file or run", thing, known)
+
+
+def _without(cost: bool, thing: str) -> None:
+    """Raises `ConfigError` where the cost of something is asked for that is no suite."""
+    if cost:
+        raise ConfigError(
+            f"`--cost` is of suites, and `{thing}` is none",
+            hint="`lopt list suites` names the released ones",
+        )
 
 
 def show_suite(suite: str, *, json: bool, cost: bool, trust: bool) -> None:
