@@ -23,6 +23,7 @@ class TaskGroup:
       data: leaves [tasks, ...].
       weights: of the tasks in the meta-loss; over all groups they sum to one.
       estimator: for one task.
+      enters: the share of the outer steps before they take part.
     """
 
     task: Task
@@ -30,6 +31,7 @@ class TaskGroup:
     data: Data
     weights: tuple[float, ...]
     estimator: GradientEstimator
+    enters: float = 0.0
 
 
 def group_tasks(
@@ -45,6 +47,7 @@ def group_tasks(
             data=stacked_data(group),
             weights=tuple(entry.weight / total for entry in group),
             estimator=make_estimator(group[0]),
+            enters=group[0].enters,
         )
         for group in by_program(tasks)
     )
@@ -60,7 +63,10 @@ def data_hashes(group: TaskGroup) -> dict[str, str]:
 
 
 def by_program(tasks: Sequence[SuiteTask]) -> list[list[SuiteTask]]:
-    """Tasks grouped by what their compiled program depends on, run lengths included."""
+    """Tasks grouped by what their compiled program depends on, run lengths included.
+
+    Tasks that enter at different times are groups of their own: a group enters as one.
+    """
     members: dict[tuple, list[SuiteTask]] = {}
     for entry in tasks:
         members.setdefault(_program_key(entry), []).append(entry)
@@ -74,6 +80,7 @@ def _program_key(entry: SuiteTask) -> tuple:
     shapes = tuple((x.shape, str(x.dtype)) for x in data)
     functions = (task.init, task.batch, task.eval_batch, task.loss)
     told = (entry.min_steps, entry.max_steps, task.loss_bound, task.splits)
+    told += (entry.enters,)
     return (functions, tuple(specs), specs_def, shapes, data_def, told)
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lopt.base import Array, MetaParams
+from lopt.base import Array, EstimatorState, MetaParams, PRNGKey
 
 SCALE_DECAY = 0.95
 """Of the running mean squares that meta-gradients are normalized by."""
@@ -35,12 +35,39 @@ class TaskScales(NamedTuple):
     number: Array  # shape=[tasks], int32: finite meta-gradients so far
 
 
+class TrainState(NamedTuple):
+    """Everything that resuming needs, bit for bit; what a run does not use is ()."""
+
+    theta: MetaParams
+    outer_opt_state: optax.OptState
+    estimator_states: tuple[EstimatorState, ...]  # one a group, leaves [tasks, N, ...]
+    step: Array  # shape=[], int32: outer steps taken
+    key: PRNGKey  # of all steps: each folds its number into it
+    average: MetaParams | tuple[()] = ()
+    task_scales: TaskScales | tuple[()] = ()
+    selected: Selected | tuple[()] = ()
+
+
+class Metrics(NamedTuple):
+    """What one outer step reports; device arrays."""
+
+    loss: Array  # shape=[], the weighted mean meta-loss of the tasks that took part
+    task_losses: Array  # shape=[tasks], in the order of `Trainer.task_names`
+    stepped: Array  # shape=[tasks], bool: which took part; the others' losses are 0
+    grad_norm: Array  # shape=[]
+    num_diverged: Array  # shape=[], int32: inner runs
+    num_steps: Array  # shape=[], int32: inner steps taken
+    skipped: Array  # shape=[], bool: a non-finite update, not applied to theta
+
+
 def task_scales(num_tasks: int) -> TaskScales:
     """Before the first meta-gradient."""
     return TaskScales(jnp.zeros(num_tasks), jnp.zeros(num_tasks, jnp.int32))
 
 
-def normalized(grads: MetaParams, scales: TaskScales) -> tuple[MetaParams, TaskScales]:
+def normalized(
+    grads: MetaParams, scales: TaskScales, stepped: Array | bool = True
+) -> tuple[MetaParams, TaskScales]:
     """Each task's meta-gradient divided by the running RMS of its norm, this one in it.
 
     A task whose meta-loss is a thousand times another's then moves theta no further. The
@@ -50,11 +77,12 @@ def normalized(grads: MetaParams, scales: TaskScales) -> tuple[MetaParams, TaskS
     Args:
       grads: leaves [tasks, ...].
       scales: before this meta-gradient.
+      stepped: which tasks have one, bool [tasks]; those that rest do not count either.
     """
     leaves = jax.tree.leaves(grads)
     squares = [jnp.sum(jnp.square(g), axis=tuple(range(1, g.ndim))) for g in leaves]
     square = jnp.sum(jnp.stack(squares), axis=0)
-    finite = jnp.isfinite(square)
+    finite = jnp.isfinite(square) & stepped
     number = scales.number + finite
     weight = jnp.where(finite, _newest_weight(SCALE_DECAY, number), 0.0)
     news = jnp.where(finite, square, 0.0) - scales.mean_square

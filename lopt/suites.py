@@ -38,6 +38,7 @@ class SuiteTask:
       min_steps: shortest run in meta-training.
       max_steps: longest run in meta-training.
       num_steps: T, length of a run in evaluation.
+      enters: the share of the outer steps before it takes part in meta-training.
     """
 
     task: Task
@@ -45,6 +46,7 @@ class SuiteTask:
     min_steps: int
     max_steps: int
     num_steps: int
+    enters: float = 0.0
 
 
 def build_tasks(
@@ -91,6 +93,7 @@ def _build_all(
                 min_steps=entry.min_steps,
                 max_steps=entry.max_steps,
                 num_steps=entry.num_steps,
+                enters=entry.enters,
             )
         )
     return tasks

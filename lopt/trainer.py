@@ -11,11 +11,12 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
+from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -32,38 +33,17 @@ from lopt.base import (
 )
 from lopt.compiling import compile_lowered
 from lopt.groups import TaskGroup, over_tasks
+from lopt.mixtures import Factors, Mixture
 from lopt.outer import (
+    Metrics,
     Selected,
     TaskScales,
+    TrainState,
     averaged,
     normalized,
     task_scales,
     updated,
 )
-
-
-class TrainState(NamedTuple):
-    """Everything that resuming needs, bit for bit; what a run does not use is ()."""
-
-    theta: MetaParams
-    outer_opt_state: optax.OptState
-    estimator_states: tuple[EstimatorState, ...]  # one a group, leaves [tasks, N, ...]
-    step: Array  # shape=[], int32: outer steps taken
-    key: PRNGKey  # of all steps: each folds its number into it
-    average: MetaParams | tuple[()] = ()
-    task_scales: TaskScales | tuple[()] = ()
-    selected: Selected | tuple[()] = ()
-
-
-class Metrics(NamedTuple):
-    """What one outer step reports; device arrays."""
-
-    loss: Array  # shape=[], the weighted mean meta-loss
-    task_losses: Array  # shape=[tasks], in the order of `Trainer.task_names`
-    grad_norm: Array  # shape=[]
-    num_diverged: Array  # shape=[], int32: inner runs
-    num_steps: Array  # shape=[], int32: inner steps taken
-    skipped: Array  # shape=[], bool: a non-finite update, not applied to theta
 
 
 @dataclass(frozen=True)
@@ -77,6 +57,7 @@ class Trainer:
       outer_steps: how many there will be; schedules of the estimators span them.
       average: decay of the moving average of theta; 0: none is kept.
       normalize_tasks: whether the tasks' meta-gradients are brought to one scale.
+      mixture: which groups take part in which step; None: all in every one.
     """
 
     lopt: LearnedOptimizer
@@ -85,6 +66,7 @@ class Trainer:
     outer_steps: int
     average: float = 0.0
     normalize_tasks: bool = False
+    mixture: Mixture | None = None
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -101,6 +83,16 @@ class Trainer:
     def datas(self) -> tuple[Data, ...]:
         """Each group's data: the last argument of `step`."""
         return tuple(group.data for group in self.groups)
+
+    @property
+    def groups_per_step(self) -> int:
+        """How many groups an outer step takes, once all have entered."""
+        number = self.mixture.number if self.mixture else 0
+        return min(number or len(self.groups), len(self.groups))
+
+    def factors(self, done: int) -> Factors:
+        """What `step` is told after `done` steps."""
+        return self.mixture.factors(done) if self.mixture else None
 
     def init(self, key: PRNGKey, theta: MetaParams | None = None) -> TrainState:
         """The state before the first outer step, from given meta-parameters or new."""
@@ -141,20 +133,28 @@ class Trainer:
         )
 
     def step(
-        self, state: TrainState, datas: tuple[Data, ...]
+        self, state: TrainState, datas: tuple[Data, ...], factors: Factors = None
     ) -> tuple[TrainState, Metrics]:
-        """One outer step; pure."""
-        results = [
-            self._estimate(i, state.theta, states, state.key, data, state.step)
-            for i, (states, data) in enumerate(
-                zip(state.estimator_states, datas, strict=True)
-            )
-        ]
-        return self._finish(state, results, self._update)
+        """One outer step; pure.
+
+        Args:
+          state: before it.
+          datas: each group's data.
+          factors: of each group's weight; at 0 its particles wait.
+        """
+
+        def estimate(i: int, states: EstimatorState):
+            return self._estimate(i, state.theta, states, state.key, datas[i], state.step)
+
+        def resting(i: int) -> MetaGradient:
+            result, _ = jax.eval_shape(partial(estimate, i), state.estimator_states[i])
+            return _zeros(result)
+
+        return self._step(state, factors, estimate, resting, self._update)
 
     def compile(
         self, state: TrainState, on_group: Callable[[int, int], None] | None = None
-    ) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
+    ) -> Callable[..., tuple[TrainState, Metrics]]:
         """`step` as compiled programs: one a group, side by side, and one for theta.
 
         Args:
@@ -162,7 +162,8 @@ class Trainer:
           on_group: called with (programs finished, programs in all).
 
         Returns:
-          `state -> (state, metrics)`. The particles of its argument are donated.
+          `(state, factors=None) -> (state, metrics)`, as `step`. The particles of its
+          argument are donated.
         """
         programs, futures, gradients = [], [], []
         with ThreadPoolExecutor() as pool:
@@ -179,14 +180,16 @@ class Trainer:
                     on_group(len(programs), len(futures))
             update = update.result()
 
-        def step(state: TrainState) -> tuple[TrainState, Metrics]:
-            results = [
-                program(state.theta, states, state.key, group.data, state.step)
-                for program, states, group in zip(
-                    programs, state.estimator_states, self.groups, strict=True
-                )
-            ]
-            return self._finish(state, results, update)
+        @cache
+        def resting(i: int) -> MetaGradient:
+            return jax.device_put(_zeros(gradients[i]), state.step.sharding)
+
+        def step(now: TrainState, factors: Factors = None) -> tuple[TrainState, Metrics]:
+            def estimate(i: int, states: EstimatorState):
+                data = self.groups[i].data
+                return programs[i](now.theta, states, now.key, data, now.step)
+
+            return self._step(now, factors, estimate, resting, update)
 
         return step
 
@@ -210,7 +213,8 @@ class Trainer:
             tuple(gradients),
         )
         rest = state._replace(estimator_states=())
-        return jax.jit(self._update).lower(rest, gradients)
+        weights = jax.ShapeDtypeStruct((len(self.task_names),), jnp.float32)
+        return jax.jit(self._update).lower(rest, gradients, weights)
 
     def place(self, state: TrainState) -> TrainState:
         """The state on the devices there are: pairs shared out, the rest on each."""
@@ -240,19 +244,29 @@ class Trainer:
         counts = jnp.sum(result.num_diverged), jnp.sum(result.num_steps)
         return MetaGradient(result.grad, result.loss, *counts), states
 
-    def _finish(self, state: TrainState, results, update):
-        """Theta's update; the old particles are gone by now, the new ones untouched."""
+    def _step(self, state: TrainState, factors: Factors, estimate, resting, update):
+        """Theta's update; by then, old particles are gone but for those that rest."""
+        factors = [1.0] * len(self.groups) if factors is None else factors
+        results = [
+            estimate(i, states) if factor else (resting(i), states)
+            for i, (states, factor) in enumerate(
+                zip(state.estimator_states, factors, strict=True)
+            )
+        ]
         gradients, particles = zip(*results, strict=True)
-        state, metrics = update(state._replace(estimator_states=()), gradients)
-        return state._replace(estimator_states=particles), metrics
+        weights = [
+            f * w for f, g in zip(factors, self.groups, strict=True) for w in g.weights
+        ]
+        rest = state._replace(estimator_states=())
+        rest, metrics = update(rest, gradients, jnp.asarray(weights, jnp.float32))
+        return rest._replace(estimator_states=particles), metrics
 
-    def _update(self, state: TrainState, gradients):
+    def _update(self, state: TrainState, gradients, weights: Array):
         """A state without particles, one step on, and what the step reports."""
         grads = jax.tree.map(lambda *g: jnp.concatenate(g), *[g.grad for g in gradients])
         if isinstance(state.task_scales, TaskScales):
-            grads, scales = normalized(grads, state.task_scales)
+            grads, scales = normalized(grads, state.task_scales, weights > 0)
             state = state._replace(task_scales=scales)
-        weights = jnp.asarray([w for group in self.groups for w in group.weights])
         grad = jax.tree.map(lambda g: jnp.tensordot(weights, g, axes=1), grads)
         losses = jnp.concatenate([g.loss for g in gradients])
         theta, opt_state, finite = updated(
@@ -262,6 +276,7 @@ class Trainer:
         metrics = Metrics(
             loss=jnp.sum(weights * losses),
             task_losses=losses,
+            stepped=weights > 0,
             grad_norm=optax.tree.norm(grad),
             num_diverged=jnp.sum(jnp.stack([g.num_diverged for g in gradients])),
             num_steps=num_steps,
@@ -277,3 +292,7 @@ class Trainer:
             credit = state.selected.credit + num_steps.astype(jnp.float32)
             state = state._replace(selected=state.selected._replace(credit=credit))
         return state, metrics
+
+
+def _zeros(shapes: Any) -> Any:
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)

@@ -2,10 +2,11 @@
 
 import math
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lopt import prng
@@ -26,6 +27,15 @@ from lopt.base import (
     UnrollState,
 )
 from lopt.config import BrokenRule
+
+
+class Referenced(NamedTuple):
+    """A task's data, and what a reference run of the task got to (references.py)."""
+
+    data: Data
+    initial: Array | np.floating  # shape=[], its mean loss before the first step
+    floor: Array | np.floating  # shape=[], the lowest it got to, less than `initial`
+
 
 LOG_FLOOR = 1e-6
 """The logarithm of the meta-loss does not reward losses below this."""
@@ -70,7 +80,7 @@ def unroll(
     meta_loss: MetaLoss = "mean",
     meta_split: Split = "meta",
     meta_every: int = 5,
-    meta_transform: Literal["log", "raw", "clipped"] = "log",
+    meta_transform: Literal["log", "raw", "clipped", "relative"] = "log",
 ) -> Unroll:
     """The task trained by the optimizer, in truncations.
 
@@ -89,7 +99,9 @@ def unroll(
         of "valid"), or "train", the minibatches that the steps are taken on.
       meta_every: inner steps between readings on the whole split; divides K.
       meta_transform: of a reading: "raw", as it is; "clipped", at most the task's
-        `loss_bound`; or "log", the logarithm of that.
+        `loss_bound`; "log", the logarithm of that; or "relative" to a reference run: the
+        clipped loss is mapped linearly, so that the reference goes from 1 to 0. The data
+        that the unroll is given must then be `Referenced`.
 
     Raises:
       BrokenRule: `meta_every` does not divide `length`, or the task lacks `meta_split`.
@@ -115,7 +127,7 @@ def unroll(
         return truncations.astype(jnp.int32) * length
 
     def init(theta: MetaParams, key: PRNGKey, data: Data, num_steps: Array):
-        params, model_state = task.init(key, data)
+        params, model_state = task.init(key, _own(data))
         optimizer = lopt.opt_fn(theta, specs=task.specs, num_steps=num_steps)
         return UnrollState(
             params=params,
@@ -136,9 +148,11 @@ def unroll(
     ) -> tuple[Reading, UnrollState]:
         optimizer = lopt.opt_fn(theta, specs=task.specs, num_steps=state.num_steps)
 
+        own = _own(data)
+
         def step(carry, keys):
             loss, params, model_state, opt_state = inner_step(
-                task, optimizer, *carry, keys=keys, data=data
+                task, optimizer, *carry, keys=keys, data=own
             )
             return (params, model_state, opt_state), loss
 
@@ -148,7 +162,7 @@ def unroll(
             if meta_split == "train":
                 return carry, losses
             params, model_state, _ = carry
-            batch = task.eval_batch(data, meta_split)
+            batch = task.eval_batch(own, meta_split)
             return carry, task.loss(params, model_state, batch, read_key)[0]
 
         keep, forget = lambda f: f, partial(jax.checkpoint, prevent_cse=False)
@@ -158,7 +172,7 @@ def unroll(
         carry = (state.params, state.model_state, state.opt_state)
         carry, losses = jax.lax.scan(remat_stretch, carry, keys)
         losses = losses.reshape(-1)
-        readings = _transformed(losses, task.loss_bound, meta_transform)
+        readings = _transformed(losses, task.loss_bound, meta_transform, data)
         loss, best = _meta_loss(readings, state, length, meta_loss)
         diverged = ~jnp.all(jnp.isfinite(losses))
         step_count = state.step + length
@@ -168,7 +182,12 @@ def unroll(
     return Unroll(draw_num_steps, init, advance, length, longest * length)
 
 
-def _transformed(losses: Array, bound: float, transform: str) -> Array:
+def _own(data: Data) -> Data:
+    """A task's own data, without its reference."""
+    return data.data if isinstance(data, Referenced) else data
+
+
+def _transformed(losses: Array, bound: float, transform: str, data: Data) -> Array:
     """Losses as the meta-loss takes them; one that is not finite counts as the bound."""
     losses = jnp.where(jnp.isfinite(losses), losses, bound)
     if transform == "raw":
@@ -176,6 +195,8 @@ def _transformed(losses: Array, bound: float, transform: str) -> Array:
     clipped = jnp.where(losses > bound, bound, losses)
     if transform == "clipped":
         return clipped
+    if transform == "relative":
+        return (clipped - data.floor) / (data.initial - data.floor)
     return jnp.log(jnp.where(clipped < LOG_FLOOR, LOG_FLOOR, clipped))
 
 

@@ -116,6 +116,11 @@ def test_lists_go_to_stdout(tmp_path):
     rows = json.loads(lopt_process("list", "suites", "--json", cwd=tmp_path).stdout)
     assert {"digits", "digits-heldout"} <= {row["name"] for row in rows}
     assert all(row["description"] for row in rows)
+    (digits,) = (row for row in rows if row["name"] == "digits")
+    digits.pop("description")
+    assert digits == {
+        "name": "digits", "tasks": 5, "outer_steps": 250, "optimizer": "layerwise",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", [k for k in listing.KINDS if k != "checkpoints"])
@@ -128,9 +133,9 @@ def test_every_kind_is_listed_with_descriptions(kind, capsys):
 
 def test_tables_in_a_pipe_are_not_cut(suite, tmp_path):
     long = "word " * 60
-    suite.write_text(f'description = "{long.strip()}"\n{TINY}note = "{long.strip()}"\n')
-    result = lopt_process("show", suite, cwd=tmp_path, start=WITHOUT_JAX)
-    assert result.stdout.count(long.strip()) == 2
+    suite.write_text(f'description = "{long.strip()}"\n{TINY}name = "{long.strip()}"\n')
+    result = lopt_process("show", suite, cwd=tmp_path)
+    assert result.stdout.count(long.strip()) == 3
     assert "…" not in result.stdout
 
 
@@ -166,9 +171,28 @@ def test_show_tells_in_a_line_what_tasks_start_from(capsys):
 
 
 def test_show_prints_the_resolved_suite(suite, tmp_path):
-    result = lopt_process("show", suite, "--json", cwd=tmp_path, start=WITHOUT_JAX)
-    config = lopt.config.load_suite(suite)
-    assert lopt.config.from_dict(json.loads(result.stdout)) == config
+    result = lopt_process("show", suite, "--json", cwd=tmp_path)
+    config, shown = lopt.config.load_suite(suite), json.loads(result.stdout)
+    assert lopt.config.from_dict(shown["config"]) == config
+    (size,) = shown["sizes"]
+    assert (size["parameters"], size["tensors"]) == (64 * 4 + 4 + 4 * 10 + 10, 4)
+    assert shown["cost"] is None
+
+
+def test_a_suite_that_is_not_trusted_is_shown_without_sizes(tmp_path):
+    command = ("show", ROOT / "tests" / "toy" / "toy.toml")
+    result = lopt_process(*command, cwd=tmp_path, start=WITHOUT_JAX)
+    assert result.returncode == 0 and "toy.py" in result.stdout
+    (told,) = result.stderr.splitlines()
+    assert told.startswith("no sizes: suite") and "toy.py" in told and "--trust" in told
+    refused = lopt_process(*command, "--cost", cwd=tmp_path, start=WITHOUT_JAX)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    other = lopt_process("show", tmp_path, "--cost", cwd=tmp_path, start=WITHOUT_JAX)
+    assert other.returncode == 2 and "`--cost` is of suites, and" in other.stderr
+    shown = lopt_process(*command, "--cost", "--trust", cwd=tmp_path)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "for 7 outer steps, 56 inner steps" in shown.stdout
+    assert "to compile 1 programs" in shown.stdout
 
 
 @pytest.mark.parametrize("no_color", [False, True])

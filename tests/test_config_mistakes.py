@@ -39,7 +39,8 @@ def suite(tmp_path):
         ),
         (
             "unroll.meta_transform=exp",
-            "`unroll.meta_transform` must be `log` or `raw` or `clipped`, got 'exp'",
+            "`unroll.meta_transform` must be `log` or `raw` or `clipped` or `relative`, "
+            "got 'exp'",
             None,
         ),
         ("unroll=3", "`unroll` must be a table, got 3", None),

@@ -14,14 +14,15 @@ PACKAGE = Path(lopt.__file__).parent
 LAYERS = (
     {"base", "bundled", "compiling", "errors"},
     {"config", "disk", "numerics", "prng"},
-    {"checks", "data", "features", "mup", "packing"},
+    {"checks", "data", "features", "mixtures", "mup", "packing"},
     {"bases", "corpus", "factories", "files"},
     {"augmentation", "families", "guard", "optimizers", "options", "unroll"},
     {"estimators", "finetuning", "outer", "weights"},
     {"checkpoint", "suites"},
     {"decisions", "groups", "own_task", "published"},
-    {"trainer"},
+    {"references", "trainer"},
     {"evaluation", "run", "show"},
+    {"costs"},
     {"cli"},
 )
 """From the bottom; a module imports from layers below its own, or from its subpackage.

@@ -115,7 +115,7 @@ def test_options_and_run_lengths_reach_the_task(tmp_path):
     (built,) = build(tmp_path, entry)
     assert built.task.specs["layer_0"]["w"].shape == (64, 8)
     assert built.task.name == "mlp-digits-1x8-relu"
-    assert dataclasses.astuple(built)[1:] == (2.5, 60, 70, 80)
+    assert dataclasses.astuple(built)[1:] == (2.5, 60, 70, 80, 0.0)
     batch = built.task.batch(jax.random.key(0), built.task.data, "train")
     assert batch[0].shape == (4, 64)
 

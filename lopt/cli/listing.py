@@ -26,21 +26,31 @@ def command(
     """List suites, optimizers and other things by name."""
     if kind not in KINDS:
         raise unknown_name("kind of thing", kind, KINDS)
-    described = KINDS[kind]()
+    rows = KINDS[kind]()
     if json:
-        rows = [{"name": n, "description": text} for n, text in described.items()]
         console.json(rows)
-    elif described:
-        console.table(("name", "description"), described.items())
+    elif rows:
+        columns = [key.replace("_", " ") for key in rows[0]]
+        console.table(columns, [tuple(row.values()) for row in rows])
     else:
         console.say(f"no {kind}")
 
 
-def _suites() -> dict[str, str]:
-    return {name: load_suite(name).description for name in released_names("tasks")}
+Rows = list[dict[str, Any]]
+"""One dict a thing, all with the same keys: `name`, …, `description`."""
 
 
-def _checkpoints() -> dict[str, str]:
+def _suites() -> Rows:
+    rows = []
+    for name in released_names("tasks"):
+        config = load_suite(name)
+        row = {"name": name, "tasks": len(config.tasks)}
+        row |= {"outer_steps": config.outer_steps, "optimizer": config.optimizer.name}
+        rows.append(row | {"description": config.description})
+    return rows
+
+
+def _checkpoints() -> Rows:
     from lopt.files.fileformat import read_header
 
     described = {}
@@ -48,34 +58,34 @@ def _checkpoints() -> dict[str, str]:
         header = read_header(released("checkpoints", name))
         suite = header.card.get("suite", "an unknown suite")
         described[name] = f"`{header.optimizer}`, meta-trained on `{suite}`"
-    return described
+    return _rows(described)
 
 
-def _optimizers() -> dict[str, str]:
+def _optimizers() -> Rows:
     from lopt.optimizers import OPTIMIZERS
 
-    return _documented(OPTIMIZERS)
+    return _rows(_documented(OPTIMIZERS))
 
 
-def _estimators() -> dict[str, str]:
+def _estimators() -> Rows:
     from lopt.estimators import ESTIMATORS
 
-    return _documented(ESTIMATORS)
+    return _rows(_documented(ESTIMATORS))
 
 
-def _bases() -> dict[str, str]:
+def _bases() -> Rows:
     from lopt.bases import BASES
 
-    return _documented(BASES)
+    return _rows(_documented(BASES))
 
 
-def _families() -> dict[str, str]:
+def _families() -> Rows:
     from lopt.families import FAMILIES
 
-    return _documented(FAMILIES)
+    return _rows(_documented(FAMILIES))
 
 
-def _baselines() -> dict[str, str]:
+def _baselines() -> Rows:
     from lopt.evaluation.baselines import BASELINES
     from lopt.evaluation.schedule import schedule
 
@@ -86,7 +96,11 @@ def _baselines() -> dict[str, str]:
         if len(space.decays) > 1:
             text += f", weight decays {space.decays[0]:g} … {space.decays[-1]:g}"
         described[name] = text
-    return {**described, **_documented({"schedule": schedule})}
+    return _rows({**described, **_documented({"schedule": schedule})})
+
+
+def _rows(described: dict[str, str]) -> Rows:
+    return [{"name": name, "description": text} for name, text in described.items()]
 
 
 def _documented(table: dict[str, Any]) -> dict[str, str]:

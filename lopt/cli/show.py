@@ -6,13 +6,22 @@ from typing import Annotated, Any
 
 import typer
 
-from lopt.cli import console
-from lopt.cli.options import Json
-from lopt.config import PretrainConfig, load_suite, released, released_names, to_dict
-from lopt.errors import unknown_name
+from lopt.cli import console, tables
+from lopt.cli.options import Json, Trust
+from lopt.config import (
+    PretrainConfig,
+    RunConfig,
+    check_trust,
+    load_suite,
+    released,
+    released_names,
+    to_dict,
+)
+from lopt.errors import ConfigError, unknown_name
 
 EXAMPLES = (
     "lopt show digits",
+    "lopt show small --cost",
     "lopt show runs/digits --json",
     "lopt show layerwise.safetensors",
     "lopt show runs/digits --picture policy.png",
@@ -33,6 +42,15 @@ def command(
             metavar="FILE", help="Draw what a learned optimizer decides: .png, .svg …"
         ),
     ] = None,
+    cost: Annotated[
+        bool,
+        typer.Option(
+            "--cost",
+            help="Estimate what meta-training on a suite takes on this machine: its "
+            "programs are compiled and run for a moment.",
+        ),
+    ] = False,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Show a suite, an exported file or a run."""
@@ -41,31 +59,70 @@ def command(
         return
     path = Path(thing)
     if path.is_dir():
+        _without(cost, thing)
         show_run(path, json)
     elif path.suffix in (".toml", ".py"):
-        show_suite(thing, json)
+        show_suite(thing, json=json, cost=cost, trust=trust)
     elif path.is_file() or path.suffix or len(path.parts) > 1:
+        _without(cost, thing)
         show_file(path, json)
     elif thing in released_names("tasks"):
-        show_suite(thing, json)
+        show_suite(thing, json=json, cost=cost, trust=trust)
     elif thing in released_names("checkpoints"):
+        _without(cost, thing)
         show_file(released("checkpoints", thing), json)
     else:
         known = {*released_names("tasks"), *released_names("checkpoints")}
         raise unknown_name("suite, file or run", thing, known)
 
 
-def show_suite(suite: str, json: bool) -> None:
-    """The resolved configuration of a suite."""
-    plain = to_dict(load_suite(suite))
+def _without(cost: bool, thing: str) -> None:
+    """Raises `ConfigError` where the cost of something is asked for that is no suite."""
+    if cost:
+        raise ConfigError(
+            f"`--cost` is of suites, and `{thing}` is none",
+            hint="`lopt list suites` names the released ones",
+        )
+
+
+def show_suite(suite: str, *, json: bool, cost: bool, trust: bool) -> None:
+    """The resolved configuration of a suite, the sizes of its tasks, and its cost."""
+    config = load_suite(suite)
+    sizes = estimate = None
+    if _may_build(suite, config, cost=cost, trust=trust):
+        from lopt.cli.process import set_up
+
+        set_up()
+        from lopt import costs
+        from lopt.suites import build_tasks
+
+        sizes = [vars(size) for size in costs.task_sizes(build_tasks(config, trust=True))]
+        estimate = vars(costs.training_cost(config, trust=True)) if cost else None
+    plain = to_dict(config)
     if json:
-        console.json(plain)
+        console.json({"config": plain, "sizes": sizes, "cost": estimate})
         return
     tasks = plain.pop("tasks")
     console.data(f"{suite}: {plain.pop('description') or 'a suite'}")
     _tasks(tasks)
+    if sizes:
+        tables.sizes(sizes)
     _selection_tasks(plain)
     console.table(("key", "value"), _dotted({k: plain[k] for k in plain if plain[k]}))
+    if estimate:
+        tables.cost(estimate)
+
+
+def _may_build(suite: str, config: RunConfig, *, cost: bool, trust: bool) -> bool:
+    """Whether a suite's tasks may be built, which runs the Python files it names."""
+    try:
+        check_trust(suite, config, trust=trust)
+    except ConfigError as error:
+        if cost:
+            raise
+        console.say(f"no sizes: {error.message}; with `--trust` it does")
+        return False
+    return True
 
 
 def show_file(path: Path, json: bool) -> None:

@@ -53,7 +53,7 @@ class UnrollConfig:
     meta_loss: Literal["mean", "last", "minimum", "rising"] = "mean"
     meta_split: Literal["meta", "train"] = "meta"
     meta_every: int = 5
-    meta_transform: Literal["log", "raw", "clipped"] = "log"
+    meta_transform: Literal["log", "raw", "clipped", "relative"] = "log"
 
     def __post_init__(self):
         check_types(self)
@@ -151,6 +151,7 @@ class TaskConfig:
       file: a Python file with a factory `task(**options) -> lopt.Task`.
       name: for people; made from family and options where absent.
       weight: of this task's meta-gradient, relative to the other tasks'.
+      enters: the share of the outer steps before this task takes part in meta-training.
       min_steps: shortest run in meta-training.
       max_steps: longest run in meta-training.
       num_steps: T, length of a run in evaluation.
@@ -163,6 +164,7 @@ class TaskConfig:
     file: str | None = None
     name: str | None = None
     weight: float = 1.0
+    enters: float = 0.0
     min_steps: int = 100
     max_steps: int = 1000
     num_steps: int = 500
@@ -177,6 +179,8 @@ class TaskConfig:
             what = "both" if given else "neither"
             raise ConfigError(f"a task must have a `family` or a `file`, got {what}")
         require(self, "weight", self.weight > 0, "be positive")
+        rule = "be at least 0 and less than 1"
+        require(self, "enters", 0 <= self.enters < 1, rule)
         require(self, "min_steps", self.min_steps >= 1, "be at least 1")
         require(self, "num_steps", self.num_steps >= 1, "be at least 1")
         rule = f"be at least `min_steps` = {self.min_steps}"
@@ -235,6 +239,8 @@ class RunConfig:
       outer_steps: meta-training steps.
       checkpoint_every: outer steps between two checkpoints.
       keep_checkpoints: how many of the newest checkpoints stay on disk.
+      tasks_per_step: how many tasks an outer step takes, drawn by weight; 0: all. Tasks
+        that share a compiled program count as one, and are drawn together.
       optimizer: the learned optimizer.
       estimator: the meta-gradient's estimator.
       unroll: truncation and meta-loss.
@@ -250,6 +256,7 @@ class RunConfig:
     outer_steps: int = 300
     checkpoint_every: int = 25
     keep_checkpoints: int = 2
+    tasks_per_step: int = 0
     optimizer: ComponentConfig = field(
         default_factory=lambda: ComponentConfig(name=DEFAULTS["optimizer"])
     )
@@ -268,6 +275,9 @@ class RunConfig:
         for key in ("outer_steps", "checkpoint_every", "keep_checkpoints"):
             require(self, key, getattr(self, key) >= 1, "be at least 1")
         _check_tasks(self)
+        most = len(self.tasks)
+        rule = f"be from 0, for all, to the number of tasks, {most}"
+        require(self, "tasks_per_step", 0 <= self.tasks_per_step <= most, rule)
         _check_selection(self)
         warmup_steps = self.outer_optimizer.warmup_steps
         if warmup_steps >= self.outer_steps:
@@ -281,6 +291,9 @@ def _check_tasks(config: RunConfig) -> None:
             "a suite must have at least one task, got none",
             hint="add a table `[[tasks]]` with a `family` to the suite",
         )
+    if all(task.enters for task in config.tasks):
+        rule = "be 0 for one task at least, with which training starts"
+        raise BrokenRule("tasks.0.enters", rule, config.tasks[0].enters)
     names = set()
     for i, task in enumerate(config.tasks):
         if task.min_steps < config.unroll.length:

@@ -13,7 +13,9 @@ from lopt.checkpoint import find_optimizer
 from lopt.config import BrokenRule, RunConfig
 from lopt.estimators import ESTIMATORS
 from lopt.factories import find
-from lopt.groups import group_tasks
+from lopt.groups import TaskGroup, group_tasks
+from lopt.mixtures import Mixture
+from lopt.references import referenced
 from lopt.run.outer_optimizer import outer_optimizer
 from lopt.suites import SuiteTask, build_tasks
 from lopt.trainer import Trainer
@@ -39,13 +41,32 @@ def build(
     lopt = build_optimizer(config, trust=trust)
     make_estimator = partial(_estimator, config=config, lopt=lopt, trust=trust)
     tasks = _augmented(config, build_tasks(config, trust=trust, notify=notify))
+    if config.unroll.meta_transform == "relative":
+        tasks = referenced(tasks, config.unroll)
+    groups = group_tasks(tasks, make_estimator)
     return Trainer(
         lopt=lopt,
-        groups=group_tasks(tasks, make_estimator),
+        groups=groups,
         outer_optimizer=outer_optimizer(config.outer_optimizer, config.outer_steps),
         outer_steps=config.outer_steps,
         average=config.outer_optimizer.average,
         normalize_tasks=config.outer_optimizer.normalize_tasks,
+        mixture=_mixture(config, groups),
+    )
+
+
+def _mixture(config: RunConfig, groups: tuple[TaskGroup, ...]) -> Mixture | None:
+    """What takes part in which step; None: everything in every one."""
+    enters = tuple(group.enters for group in groups)
+    draws = 0 < config.tasks_per_step < len(groups)
+    if not draws and not any(enters):
+        return None
+    return Mixture(
+        weights=tuple(sum(group.weights) for group in groups),
+        enters=enters,
+        number=config.tasks_per_step,
+        outer_steps=config.outer_steps,
+        seed=config.seed,
     )
 
 

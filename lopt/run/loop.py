@@ -81,11 +81,12 @@ class Log:
         values, self.clock = ended.result()
         seconds = self.clock - before
         inner_steps = int(values.num_steps)
-        losses = (float(loss) for loss in values.task_losses)
+        losses = zip(self.trainer.task_names, values.task_losses, strict=True)
+        took_part = zip(losses, values.stepped, strict=True)
         line = {
             "step": step,
             "loss": float(values.loss),
-            "task_losses": dict(zip(self.trainer.task_names, losses, strict=True)),
+            "task_losses": {n: float(loss) for (n, loss), took in took_part if took},
             "grad_norm": float(values.grad_norm),
             "num_diverged": int(values.num_diverged),
             "skipped": bool(values.skipped),
@@ -98,7 +99,7 @@ class Log:
 
 
 def loop(
-    step_fn: Callable[[TrainState], tuple[TrainState, Metrics]],
+    step_fn: Callable[[TrainState, int], tuple[TrainState, Metrics]],
     state: TrainState,
     outer_steps: int,
     log: Log,
@@ -106,11 +107,14 @@ def loop(
     select: Callable[[int, TrainState], TrainState],
     save: Callable[[int, TrainState], None],
 ) -> TrainState:
-    """Outer steps to the end; selects and saves where due and after the last one."""
+    """Outer steps to the end; selects and saves where due and after the last one.
+
+    `step_fn` gets the number of steps that are done, too: asking the state would wait.
+    """
     unread: Future[Ended] | None = None
     with ThreadPoolExecutor(1) as fetcher:
         for step in range(int(state.step) + 1, outer_steps + 1):
-            state, metrics = step_fn(state)
+            state, metrics = step_fn(state, step - 1)
             if unread is not None:
                 log(step - 1, unread)
             unread = fetcher.submit(_fetch, metrics)

@@ -196,7 +196,7 @@ def build_selector(
         tasks=tuple(tasks),
         seeds=config.selection.seeds,
         share=config.selection.share,
-        chain=config.unroll.length * len(trainer.groups),
+        chain=config.unroll.length * trainer.groups_per_step,
         key=jax.random.fold_in(jax.random.key(config.seed), SELECTION),
     )
 

@@ -18,6 +18,7 @@ from lopt.config import RunConfig, check_trust, load_suite
 from lopt.errors import ConfigError
 from lopt.files import fileformat, rundir, snapshots
 from lopt.groups import data_hashes
+from lopt.references import recorded
 from lopt.run.build import build
 from lopt.run.loop import Log, Progress, Silent, loop
 from lopt.run.plan import Plan, plan
@@ -25,7 +26,7 @@ from lopt.run.selection import Score, Selector, build_selector, chosen, selected
 from lopt.run.signals import Interrupted, StopRequest, handling
 from lopt.trainer import Metrics, Trainer, TrainState
 
-Step = Callable[[TrainState], tuple[TrainState, Metrics]]
+Step = Callable[[TrainState, int], tuple[TrainState, Metrics]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,8 +164,12 @@ class _Work:
         with ThreadPoolExecutor(1) as pool:
             # A state is made by a program, too, which compiles while others are lowered.
             making = pool.submit(lambda: restored or self.initial())
-            step = self.trainer.compile(shapes, lambda i, _: done(i, total))
+            compiled = self.trainer.compile(shapes, lambda i, _: done(i, total))
             state = making.result()
+
+        def step(state: TrainState, number: int) -> tuple[TrainState, Metrics]:
+            return compiled(state, self.trainer.factors(number))
+
         if self.selector is None:
             return state, step, None, {}
         started = time.perf_counter()
@@ -281,6 +286,7 @@ def _session(work: _Work) -> dict[str, Any]:
         "devices": len(jax.devices()),
         "versions": rundir.versions(),
         "data": {name: found for group in hashes for name, found in group.items()},
+        **recorded(work.trainer.groups),
     }
 
 
