@@ -129,7 +129,7 @@ def test_a_task_that_cannot_vary_so_is_named(suite):
 
 def test_show_prints_it(suite, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
-    show_suite(str(suite), json=False)
+    show_suite(str(suite), json=False, cost=False, trust=False)
     printed = capsys.readouterr().out
     assert "augment.permute_labels=False, augment.input_noise=0" in printed
     rows = [line.split() for line in printed.splitlines()]
