@@ -5,6 +5,7 @@ from collections.abc import Callable
 from lopt.base import Task
 from lopt.families.autoencoder import autoencoder
 from lopt.families.convnet import convnet
+from lopt.families.function import function
 from lopt.families.in_context import in_context
 from lopt.families.mlp import mlp
 from lopt.families.quadratic import quadratic
@@ -19,6 +20,7 @@ FAMILIES: dict[str, Callable[..., Task]] = {
     "regression": regression,
     "autoencoder": autoencoder,
     "quadratic": quadratic,
+    "function": function,
     "transformer": transformer,
     "recurrent": recurrent,
     "vit": vit,
