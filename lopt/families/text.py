@@ -12,7 +12,9 @@ from typing import Any
 from lopt import mup
 from lopt.base import Array, Data, Params, PRNGKey, Split, Task
 from lopt.checks import check_choices, check_integers
+from lopt.config import BrokenRule
 from lopt.corpus import BLOCK, NUM_CLASSES, corpus, fixed_windows, sample_windows
+from lopt.data import short_name
 from lopt.families.classification import cross_entropy, loss_bound
 from lopt.families.layers import specs_by_name
 from lopt.families.stateless import Measured, stateless_task
@@ -84,14 +86,16 @@ def text_task(
       net: its options.
       init: an `InitFn`.
       logits: a `LogitsFn`.
-      dataset: a name in `lopt.corpus.CORPORA`.
+      dataset: a name in `lopt.corpus.CORPORA`, or the path of a text.
       data_seed: of the splits but test.
 
     Raises:
       ConfigError: an option is out of range, or no corpus has this name.
     """
+    if not isinstance(dataset, str):
+        raise BrokenRule("dataset", "be a name or a path", dataset)
     check_integers(0, most=2**32 - 1, data_seed=data_seed)
-    name = f"{family}-{dataset}-{net.depth}x{net.width}"
+    name = f"{family}-{short_name(dataset)}-{net.depth}x{net.width}"
     name += "-plain" if net.form == "plain" else ""
     name += f"-data-{data_seed}" if data_seed else ""
     data = corpus(dataset, seed=data_seed)
