@@ -67,6 +67,7 @@ def _load(folder: Path) -> dict[Path, Any]:
         raise ConfigError(f"`{folder}` {what} ({error})", hint=hint) from None
     with reading(folder, "dataset"):
         found = datasets.load_from_disk(str(folder))
+        found = found.with_format(None)  # which may be another package's arrays
     if isinstance(found, datasets.Dataset):
         return {folder: found}
     if "train" not in found:
@@ -80,8 +81,6 @@ def _check_column(place: Path, rows: Any, name: str) -> None:
         got = brief(", ".join(rows.column_names)) or "none"
         hint = "columns that lopt reads: `image` and `label`, `x` and `y`, or `text`"
         raise ConfigError(f"`{place}` must have a column `{name}`, got {got}", hint=hint)
-    if not len(rows):
-        raise ConfigError(f"`{place}` must have rows, got none")
 
 
 def _column(place: Path, rows: Any, name: str) -> np.ndarray:
