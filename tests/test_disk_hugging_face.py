@@ -204,9 +204,9 @@ def test_damaged_files(tmp_path, share):
 
 @real
 def test_bytes_that_are_no_text(tmp_path):
-    folder = saved(tmp_path / "set", text=["some text"] * 30, x=["text"] * 30, y=[0] * 30)
+    folder = saved(tmp_path / "set", text=["words"] * 30, x=["words"] * 30, y=[0] * 30)
     (path,) = folder.glob("*.arrow")
-    path.write_bytes(path.read_bytes().replace(b"text", b"te\xff\xff"))
+    path.write_bytes(path.read_bytes().replace(b"words", b"wor\xff\xff"))
     with pytest.raises(ConfigError, match="is not a whole dataset file: 'utf-8' codec"):
         disk.read_text(str(folder))
     refused(folder, "is not a whole dataset file: 'utf-8' codec")
@@ -214,7 +214,8 @@ def test_bytes_that_are_no_text(tmp_path):
 
 @real
 def test_the_format_that_it_was_saved_in_is_no_matter(tmp_path):
-    rows = datasets.Dataset.from_dict({"text": ["a", "b"]}).with_format("numpy")
+    rows = datasets.Dataset.from_dict({"text": ["a", "b"], "other": [1, 2]})
+    rows = rows.with_format("numpy", columns=["other"])
     rows.save_to_disk(str(tmp_path / "text"))
     assert disk.read_text(str(tmp_path / "text")) == [b"a\nb"]
     columns = images(pixels(30, 4, 5))
