@@ -209,7 +209,7 @@ def test_bytes_that_are_no_text(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"words", b"wor\xff\xff"))
     with pytest.raises(ConfigError, match="is not a whole dataset file: 'utf-8' codec"):
         disk.read_text(str(folder))
-    refused(folder, "is not a whole dataset file: 'utf-8' codec")
+    refused(folder, "is not a whole dataset file: ")
 
 
 @real

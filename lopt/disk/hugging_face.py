@@ -6,6 +6,8 @@ Read are the columns `image` (of the feature `Image`, the files inside) and `lab
 split; other splits and columns are not read.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,7 @@ def read_text(folder: Path) -> list[bytes]:
     texts = []
     for place, rows in _load(folder).items():
         _check_column(place, rows, "text")
-        with reading(place, "dataset"):
+        with _reading(place):
             lines = rows[:]["text"]
         if not all(isinstance(line, str) for line in lines):
             raise ConfigError(f"`{place}` must have strings in `text`, got other values")
@@ -65,7 +67,7 @@ def _load(folder: Path) -> dict[Path, Any]:
         what = "was saved by Hugging Face's `datasets`, which cannot be imported"
         hint = "`pip install 'lopt[datasets]'`"
         raise ConfigError(f"`{folder}` {what} ({error})", hint=hint) from None
-    with reading(folder, "dataset"):
+    with _reading(folder):
         found = datasets.load_from_disk(str(folder))
         found = found.with_format(None)  # which may be another package's arrays
     if isinstance(found, datasets.Dataset):
@@ -74,6 +76,17 @@ def _load(folder: Path) -> dict[Path, Any]:
         got = brief(", ".join(found)) or "none"
         raise ConfigError(f"`{folder}` must have a split `train`, got {got}")
     return {folder / name: found[name] for name in ("train", "test") if name in found}
+
+
+@contextmanager
+def _reading(place: Path) -> Iterator[None]:
+    from pyarrow import ArrowException
+
+    with reading(place, "dataset"):
+        try:
+            yield
+        except ArrowException as error:
+            raise ValueError(str(error)) from error
 
 
 def _check_column(place: Path, rows: Any, name: str) -> None:
@@ -86,7 +99,7 @@ def _check_column(place: Path, rows: Any, name: str) -> None:
 def _column(place: Path, rows: Any, name: str) -> np.ndarray:
     """As an array; of objects, which are refused later, where rows differ in shape."""
     _check_column(place, rows, name)
-    with reading(place, "dataset"):
+    with _reading(place):
         rows = rows.select_columns([name]).with_format("numpy")
         check_size(place, (len(rows), np.size(rows[0][name])))
         return np.asarray(rows[:][name])
@@ -99,7 +112,7 @@ def _files(place: Path, rows: Any) -> list[images.Image]:
     if not isinstance(rows.features["image"], Image):
         got = type(rows.features["image"]).__name__
         raise ConfigError(f"`{place}` must have `Image`s in `image`, got `{got}`")
-    with reading(place, "dataset"):
+    with _reading(place):
         cells = rows.cast_column("image", Image(decode=False)).with_format(None)[:][
             "image"
         ]
