@@ -8,7 +8,7 @@ order. With h = W_in [x; y] of each, s running over the examples but not over th
     softmax:  the blocks of `lopt.families.blocks`,
 
 and the prediction is f W_y h of the query. The loss is its squared error: a guess at zero
-costs 1; one step of gradient descent, which a linear block can take, about d / n.
+costs 1, a step of gradient descent, as a linear block can take it, (d + 1) / (n + d + 1).
 
 Shapes in names: B sequences, T = n + 1 places, N = BT, D inputs, P = D + 1, W width.
 
