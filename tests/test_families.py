@@ -25,7 +25,7 @@ VARIANTS = [
     ("convnet", {"normalization": "layer", "depth": 3, "residual": True}),
     ("convnet", {"depth": 0, "width": 24}),
     ("convnet", {"normalization": "batch", "residual": True}),
-    ("mlp", {"normalization": "batch", "specs": "inferred", "form": "plain"}),
+    ("mlp", {"normalization": "batch", "form": "plain"}),
     ("regression", {}),
     ("regression", {"normalization": "batch"}),
     ("regression", {"dataset": "linnerud", "width": 48, "depth": 0, "batch_size": 4}),

@@ -40,8 +40,9 @@ def numpy_loss(params, x, y, state):
         layer = {key: np.asarray(p, np.float64) for key, p in params[name].items()}
         h = h @ layer["w"]
         found[name] = h.mean(0), h.var(0)
-        mean, variance = found[name] if state is None else state[name]
-        h = (h - mean) / np.sqrt(np.asarray(variance, np.float64) + 1e-5)
+        moments = found[name] if state is None else state[name]
+        mean, variance = (np.asarray(moment, np.float64) for moment in moments)
+        h = (h - mean) / np.sqrt(variance + 1e-5)
         h = np.maximum(h * layer["scale"] + layer["b"], 0)
     logits = h @ np.asarray(params[output]["w"]) + np.asarray(params[output]["b"])
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))

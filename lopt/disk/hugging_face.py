@@ -43,11 +43,7 @@ def read(folder: Path) -> list[Part]:
 
 
 def read_text(folder: Path) -> list[bytes]:
-    """The train text, and the test text if there is one.
-
-    Raises:
-      ConfigError: as `read`.
-    """
+    """The train text, and the test text if there is one; raises what `read` does."""
     texts = []
     for place, rows in _load(folder).items():
         _check_column(place, rows, "text")
@@ -118,7 +114,5 @@ def _files(place: Path, rows: Any) -> list[images.Image]:
         ]
     for i, cell in enumerate(cells):
         if not (cell and cell["bytes"]):
-            hint = "save it with the images inside, which `save_to_disk` does"
-            rule = "must have images inside"
-            raise ConfigError(f"`{place}` {rule}, got none in row {i}", hint=hint)
+            raise ConfigError(f"`{place}` must have images inside, got none in row {i}")
     return [(Path(f"{place}:{i}"), cell["bytes"]) for i, cell in enumerate(cells)]

@@ -8,12 +8,10 @@ The norm is to unit RMS, with a gain. Attention's scores are qᵀk / √d in pla
 being the width of a head, and √d₀ qᵀk / d in muP form, d₀ being d at the base width:
 trained queries and keys align, so that qᵀk grows as d does. The layers are counted as
 they lie in a row, four to a block. What a block adds starts smaller by √(2 depth).
+(Radford et al., Language models are unsupervised multitask learners, 2019; the scores:
+Yang et al., Tensor Programs V, arXiv 2203.03466, 2022, section 8.1.)
 
 Shapes in names: N places, D width.
-
-References:
-  Radford et al., Language models are unsupervised multitask learners, 2019: the network.
-  Yang et al., Tensor Programs V, arXiv 2203.03466, 2022, section 8.1: the scores.
 """
 
 import math
@@ -64,10 +62,8 @@ class Blocks:
     @property
     def scale(self) -> float:
         """Of attention's scores."""
-        scale = (self.width / self.num_heads) ** -0.5
-        if self.form == "mup":
-            scale *= math.sqrt(self.base_width / self.width)
-        return scale
+        ratio = self.base_width / self.width if self.form == "mup" else 1.0
+        return math.sqrt(ratio) * (self.width / self.num_heads) ** -0.5
 
 
 def attention_shapes(width: int) -> list[LayerShapes]:

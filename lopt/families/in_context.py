@@ -9,14 +9,10 @@ order. With h = W_in [x; y] of each, s running over the examples but not over th
 
 and the prediction is f W_y h of the query. The loss is its squared error: a guess at zero
 costs 1, a step of gradient descent, as a linear block can take it, (d + 1) / (n + d + 1).
+(Garg et al., arXiv 2208.01066, 2022; von Oswald et al., Transformers learn in-context by
+gradient descent, 2212.07677, 2023; the linear kind: Ahn et al., 2306.00297, 2023.)
 
 Shapes in names: B sequences, T = n + 1 places, N = BT, D inputs, P = D + 1, W width.
-
-References:
-  Garg et al., What can transformers learn in-context?, arXiv 2208.01066, 2022.
-  Von Oswald et al., Transformers learn in-context by gradient descent, 2212.07677, 2023.
-  Ahn et al., Transformers learn to implement preconditioned gradient descent for
-  in-context learning, arXiv 2306.00297, 2023: the linear kind, with the query left out.
 """
 
 from dataclasses import replace
@@ -37,6 +33,10 @@ from lopt.families.stateless import Measured, stateless_task
 Sequences = tuple[Array, Array]
 EVAL_SEQUENCES: dict[Split, int] = {"train": 64, "meta": 128, "valid": 256, "test": 512}
 """What a curve is read on: the same problems each time."""
+KINDS = {
+    "linear": (blocks.attention_shapes, blocks.apply_attention, attention.linear),
+    "softmax": (blocks.block_shapes, blocks.apply_blocks, attention.softmax),
+}
 
 
 def in_context(
@@ -58,7 +58,7 @@ def in_context(
       kind: "linear", attention alone, or "softmax", whole blocks.
       num_inputs: d, numbers of an x.
       context: n, examples before the query.
-      width: and all but `batch_size` and `data_seed`: see `lopt.families.blocks.Blocks`.
+      width: and all not told of: see `lopt.families.blocks.Blocks`.
       batch_size: sequences of a minibatch.
       data_seed: of the problems that curves are read on.
 
@@ -66,30 +66,27 @@ def in_context(
       ConfigError: an option is out of range.
     """
     net = blocks.Blocks(**taken(blocks.Blocks, locals()))
-    check_choices(("linear", "softmax"), kind=kind)
+    check_choices(KINDS, kind=kind)
     check_integers(1, num_inputs=num_inputs, context=context, batch_size=batch_size)
     check_integers(0, most=2**32 - 1, data_seed=data_seed)
     keys = np.random.RandomState(data_seed).randint(2**32, size=(4, 2), dtype=np.uint32)
-    name = f"in-context-{kind}-{context}x{num_inputs}-{depth}x{width}"
-    name += "-plain" if form == "plain" else ""
-    name += f"-data-{data_seed}" if data_seed else ""
+    suffix = "-plain" if form == "plain" else ""
+    suffix += f"-data-{data_seed}" if data_seed else ""
+    name = f"in-context-{kind}-{context}x{num_inputs}-{depth}x{width}" + suffix
     data = {split: jnp.asarray(key) for split, key in zip(SPLITS, keys, strict=True)}
-    task = _task(net, kind == "linear", num_inputs, context, batch_size)
-    return replace(task, name=name, data=data)
+    return replace(
+        _task(net, kind, num_inputs, context, batch_size), name=name, data=data
+    )
 
 
 @cache
-def _task(
-    net: blocks.Blocks, linear: bool, num_inputs: int, n: int, batch_size: int
-) -> Task:
+def _task(net: blocks.Blocks, kind: str, d: int, n: int, batch_size: int) -> Task:
     seen_TxS = jnp.broadcast_to(jnp.arange(n + 1) < n, (n + 1, n + 1))
-    weigh = attention.linear if linear else attention.softmax
-    apply = blocks.apply_attention if linear else blocks.apply_blocks
-    shapes = blocks.attention_shapes if linear else blocks.block_shapes
+    shapes, apply, weigh = KINDS[kind]
     places = {"length": n + 1, "weigh": partial(weigh, seen_TxS=seen_TxS)}
 
     def init(key: PRNGKey, width: int = net.width) -> Params:
-        first, last = {"inputs": (num_inputs + 1, width)}, {"outputs": (width, 1)}
+        first, last = {"inputs": (d + 1, width)}, {"outputs": (width, 1)}
         layers = [first, *shapes(width) * net.depth, last]
         return blocks.draw_blocks(key, layers, net.depth)
 
@@ -105,16 +102,15 @@ def _task(
 
     def batch(key: PRNGKey, data: Data, split: Split) -> Sequences:
         del data, split
-        return draw_sequences(key, batch_size, n, num_inputs)
+        return draw_sequences(key, batch_size, n, d)
 
     def eval_batch(data: Data, split: Split) -> Sequences:
         key = jax.random.wrap_key_data(data[split])
-        return draw_sequences(key, EVAL_SEQUENCES[split], n, num_inputs)
+        return draw_sequences(key, EVAL_SEQUENCES[split], n, d)
 
-    widths = {"width": net.width, "base_width": net.base_width}
-    specs = specs_by_name(init, form=net.form, **widths)
-    drawn = {"batch": batch, "eval_batch": eval_batch}
-    return stateless_task(init, loss, specs=specs, loss_bound=2.0, **drawn)
+    specs = specs_by_name(init, net)
+    draw = {"batch": batch, "eval_batch": eval_batch}
+    return stateless_task(init, loss, specs=specs, loss_bound=2.0, **draw)
 
 
 def draw_sequences(key: PRNGKey, num: int, n: int, num_inputs: int) -> Sequences:

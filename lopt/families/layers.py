@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -111,15 +112,13 @@ def layer_specs(
     return specs
 
 
-def specs_by_name(
-    init: Callable[[PRNGKey, int], Params], *, width: int, base_width: int, form: mup.Form
-) -> Specs:
-    """`layer_specs` with the roles in `ROLES`."""
-    params = jax.eval_shape(lambda key: init(key, width), jax.random.key(0))
+def specs_by_name(init: Callable[[PRNGKey, int], Params], net: Any) -> Specs:
+    """`layer_specs` with the roles in `ROLES`, of a net with these options of theirs."""
+    sizes = {"width": net.width, "base_width": net.base_width}
+    params = jax.eval_shape(lambda key: init(key, net.width), jax.random.key(0))
     roles = {
         f"{layer}/{tensor}": ROLES[tensor]
         for layer, tensors in params.items()
         for tensor in tensors.keys() & ROLES
     }
-    sizes = {"width": width, "base_width": base_width}
-    return layer_specs(init, roles=roles, form=form, **sizes)
+    return layer_specs(init, roles=roles, form=net.form, **sizes)

@@ -113,8 +113,7 @@ def _task(net: TextNet, init: InitFn, logits: LogitsFn) -> Task:
         params[min(params)]["bytes"] *= math.sqrt(NUM_CLASSES)
         return params
 
-    widths = {"width": net.width, "base_width": net.base_width}
-    specs = specs_by_name(partial(init, net), form=net.form, **widths)
+    specs = specs_by_name(partial(init, net), net)
 
     def loss(params: Params, windows: Array, key: PRNGKey) -> Measured:
         del key

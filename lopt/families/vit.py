@@ -90,8 +90,7 @@ def _task(blocks: Blocks, image: Image, side: int, classes: int, batch_size: int
         shapes = [first, *block_shapes(width) * blocks.depth, last]
         return draw_blocks(key, shapes, blocks.depth)
 
-    widths = {"width": blocks.width, "base_width": blocks.base_width}
-    specs = specs_by_name(init, form=blocks.form, **widths)
+    specs = specs_by_name(init, blocks)
 
     def loss(params: Params, batch: Examples, key: PRNGKey) -> Measured:
         del key
