@@ -30,7 +30,6 @@ from lopt.families import attention, blocks
 from lopt.families.layers import preactivation, specs_by_name
 from lopt.families.stateless import Measured, stateless_task
 
-Sequences = tuple[Array, Array]
 EVAL_SEQUENCES: dict[Split, int] = {"train": 64, "meta": 128, "valid": 256, "test": 512}
 """What a curve is read on: the same problems each time."""
 KINDS = {
@@ -74,9 +73,8 @@ def in_context(
     suffix += f"-data-{data_seed}" if data_seed else ""
     name = f"in-context-{kind}-{context}x{num_inputs}-{depth}x{width}" + suffix
     data = {split: jnp.asarray(key) for split, key in zip(SPLITS, keys, strict=True)}
-    return replace(
-        _task(net, kind, num_inputs, context, batch_size), name=name, data=data
-    )
+    task = _task(net, kind, num_inputs, context, batch_size)
+    return replace(task, name=name, data=data)
 
 
 @cache
@@ -90,7 +88,7 @@ def _task(net: blocks.Blocks, kind: str, d: int, n: int, batch_size: int) -> Tas
         layers = [first, *shapes(width) * net.depth, last]
         return blocks.draw_blocks(key, layers, net.depth)
 
-    def loss(params: Params, sequences: Sequences, key: PRNGKey) -> Measured:
+    def loss(params: Params, sequences: tuple[Array, Array], key: PRNGKey) -> Measured:
         del key
         z_PxN, y_B = sequences
         first, *layers, last = (params[name] for name in sorted(params))
@@ -100,11 +98,11 @@ def _task(net: blocks.Blocks, kind: str, d: int, n: int, batch_size: int) -> Tas
         found_1xB = preactivation(forward * last["outputs"].T @ h_WxB)
         return jnp.mean((found_1xB[0] - y_B) ** 2), {}
 
-    def batch(key: PRNGKey, data: Data, split: Split) -> Sequences:
+    def batch(key: PRNGKey, data: Data, split: Split) -> tuple[Array, Array]:
         del data, split
         return draw_sequences(key, batch_size, n, d)
 
-    def eval_batch(data: Data, split: Split) -> Sequences:
+    def eval_batch(data: Data, split: Split) -> tuple[Array, Array]:
         key = jax.random.wrap_key_data(data[split])
         return draw_sequences(key, EVAL_SEQUENCES[split], n, d)
 
@@ -113,10 +111,10 @@ def _task(net: blocks.Blocks, kind: str, d: int, n: int, batch_size: int) -> Tas
     return stateless_task(init, loss, specs=specs, loss_bound=2.0, **draw)
 
 
-def draw_sequences(key: PRNGKey, num: int, n: int, num_inputs: int) -> Sequences:
+def draw_sequences(key: PRNGKey, num: int, n: int, d: int) -> tuple[Array, Array]:
     """Places [P, N] of so many sequences, and the answers [B] to their queries."""
-    drawn = prng.normal(key, num_inputs, num, n + 2)
+    drawn = prng.normal(key, d, num, n + 2)
     w_DxBx1, x_DxBxT = drawn[:, :, :1], drawn[:, :, 1:]
-    y_BxT = jnp.sum(w_DxBx1 * x_DxBxT, axis=0) / num_inputs**0.5
+    y_BxT = jnp.sum(w_DxBx1 * x_DxBxT, axis=0) / d**0.5
     told_1xBxT = y_BxT.at[:, n].set(0.0)[None]
-    return jnp.concatenate([x_DxBxT, told_1xBxT]).reshape(num_inputs + 1, -1), y_BxT[:, n]
+    return jnp.concatenate([x_DxBxT, told_1xBxT]).reshape(d + 1, -1), y_BxT[:, n]
