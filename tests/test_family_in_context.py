@@ -106,8 +106,9 @@ def test_curves_are_read_on_the_same_problems_and_splits_differ(key):
         again = task.eval_batch(task.data, split)
         np.testing.assert_allclose(again[1], y, rtol=1e-4, atol=1e-5)
         assert (task.eval_batch(other.data, split)[1] != y).all()
-        read[split] = set(np.asarray(y).tolist())
-    assert len(set.union(*read.values())) == 64 + 128 + 256 + 512
+        read[split] = set(np.asarray(z[0]).tolist())
+    # Of 24 bits, so that a few are alike; of one key, a half would be.
+    assert len(set.union(*read.values())) > 0.99 * 17 * (64 + 128 + 256 + 512)
     assert other.loss is task.loss
     one, two = (task.batch(k, task.data, "train")[1] for k in jax.random.split(key))
     assert (np.asarray(one) != np.asarray(two)).all()
