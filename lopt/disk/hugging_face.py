@@ -58,7 +58,7 @@ def read_text(folder: Path) -> list[bytes]:
 def _load(folder: Path) -> dict[Path, Any]:
     """The rows of the train split, and of the test split if there is one, by folder."""
     try:
-        import datasets
+        import datasets  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         what = "was saved by Hugging Face's `datasets`, which cannot be imported"
         hint = "`pip install 'lopt[datasets]'`"
@@ -76,7 +76,7 @@ def _load(folder: Path) -> dict[Path, Any]:
 
 @contextmanager
 def _reading(place: Path) -> Iterator[None]:
-    from pyarrow import ArrowException
+    from pyarrow import ArrowException  # pyright: ignore[reportMissingImports]
 
     with reading(place, "dataset"):
         try:
@@ -103,7 +103,7 @@ def _column(place: Path, rows: Any, name: str) -> np.ndarray:
 
 def _files(place: Path, rows: Any) -> list[images.Image]:
     """The files inside, undecoded: `datasets` would follow paths, and those to a net."""
-    from datasets import Image
+    from datasets import Image  # pyright: ignore[reportMissingImports]
 
     if not isinstance(rows.features["image"], Image):
         got = type(rows.features["image"]).__name__

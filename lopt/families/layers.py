@@ -116,7 +116,7 @@ def specs_by_name(init: Callable[[PRNGKey, int], Params], net: Any) -> Specs:
     """`layer_specs` with the roles in `ROLES`, of a net with these options of theirs."""
     sizes = {"width": net.width, "base_width": net.base_width}
     params = jax.eval_shape(lambda key: init(key, net.width), jax.random.key(0))
-    roles = {
+    roles: dict[str, Role] = {
         f"{layer}/{tensor}": ROLES[tensor]
         for layer, tensors in params.items()
         for tensor in tensors.keys() & ROLES
