@@ -76,6 +76,7 @@ def _load(folder: Path) -> dict[Path, Any]:
 
 @contextmanager
 def _reading(place: Path) -> Iterator[None]:
+    """`reading`, of what Arrow complains about, too."""
     from pyarrow import ArrowException  # pyright: ignore[reportMissingImports]
 
     with reading(place, "dataset"):
@@ -109,9 +110,7 @@ def _files(place: Path, rows: Any) -> list[images.Image]:
         got = type(rows.features["image"]).__name__
         raise ConfigError(f"`{place}` must have `Image`s in `image`, got `{got}`")
     with _reading(place):
-        cells = rows.cast_column("image", Image(decode=False)).with_format(None)[:][
-            "image"
-        ]
+        cells = rows.cast_column("image", Image(decode=False))[:]["image"]
     for i, cell in enumerate(cells):
         if not (cell and cell["bytes"]):
             raise ConfigError(f"`{place}` must have images inside, got none in row {i}")
