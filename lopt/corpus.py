@@ -10,6 +10,9 @@ file of another SHA-256 is refused.
 A byte's class is 0 for a line feed, b - 31 for printable ASCII (32 <= b <= 126) and 96
 for any other byte: the parts share their classes, and any other text would too.
 
+A text of the user's own, at a path (`lopt.disk`), is one part, or two if it has a test
+split of its own.
+
 Each part is cut into blocks of 1024 bytes, and whole blocks go to the splits, by the rule
 of `lopt.data`; "lopt" is both parts, split by split. A window lies within one block, so
 that no byte of a test window is in a window of another split. Both parts repeat
@@ -25,8 +28,10 @@ import numpy as np
 
 from lopt import prng
 from lopt.base import SPLITS, Array, PRNGKey, Split
+from lopt.config import is_data_path
 from lopt.data import split_indices
-from lopt.errors import LoptError, unknown_name
+from lopt.disk import FEWEST, read_text
+from lopt.errors import ConfigError, LoptError, unknown_name
 
 FILE = Path(__file__).with_suffix(".txt")
 SHA256 = "2b236bc0d333c544d8d615a0558d8b842ee45b34c6645f5b6827936b76140600"
@@ -41,17 +46,38 @@ def corpus(name: str, *, seed: int = 0) -> dict[Split, Array]:
     """The four splits of a corpus: blocks of classes, `[N, 1024] uint8` each.
 
     Args:
-      name: a key of `CORPORA`.
+      name: a key of `CORPORA`, or a path, which has a `/` or a suffix.
       seed: of which blocks are in the train, the meta and the valid split; the test
         split is the same for all.
 
     Raises:
-      ConfigError: no corpus has this name.
+      ConfigError: no corpus has this name, or what is at the path is no text, or short.
       LoptError: the file is absent, or not the one that was released.
     """
+    if is_data_path(name):
+        return dict(_from_disk(name, seed))
     if name not in CORPORA:
-        raise unknown_name("corpus", name, CORPORA)
+        known = ", ".join(f"`{known}`" for known in CORPORA)
+        hint = f"known: {known}; the path of a text has a `/` or a suffix"
+        raise unknown_name("corpus", name, CORPORA, hint=hint)
     return dict(_corpus(name, seed))
+
+
+@lru_cache(maxsize=2)  # two, because a text from disk may be large
+def _from_disk(name: str, seed: int) -> dict[Split, Array]:
+    texts = read_text(name)
+    for text, least in zip(texts, (FEWEST, 1), strict=False):
+        if len(text) < least * BLOCK:
+            rule = f"must have at least {least * BLOCK} bytes"
+            rule += " in its test split" if text is not texts[0] else ""
+            raise ConfigError(f"`{name}` {rule}, got {len(text)}")
+    parts = [_blocks(text) for text in texts]
+    blocks = np.concatenate(parts)
+    num_test = len(blocks) - len(parts[0])
+    whole = (len(blocks),) * len(SPLITS)
+    order = np.arange(len(blocks))
+    indices = split_indices(order, seed, num_test=num_test, sizes=whole)
+    return {s: jnp.asarray(blocks[i]) for s, i in zip(SPLITS, indices, strict=True)}
 
 
 @lru_cache
@@ -78,11 +104,12 @@ def _parts() -> list[bytes]:
 
 
 def _blocks(text: bytes) -> np.ndarray:
-    """Classes in blocks, [N, 1024] uint8."""
+    """Classes in whole blocks, [N, 1024] uint8; what is left at the end is left out."""
     class_of = np.full(256, NUM_CLASSES - 1, np.uint8)
     class_of[ord("\n")] = 0
     class_of[32:127] = np.arange(1, 96)
-    return class_of[np.frombuffer(text, np.uint8).reshape(-1, BLOCK)]
+    whole = len(text) // BLOCK * BLOCK
+    return class_of[np.frombuffer(text[:whole], np.uint8).reshape(-1, BLOCK)]
 
 
 def sample_windows(key: PRNGKey, blocks: Array, num: int, length: int) -> Array:

@@ -40,6 +40,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "regression": {"base_width": 32},
     "autoencoder": {"variational": True, "base_width": 32},
     "transformer": {"depth": 1, "sequence_length": 16, "batch_size": 8, "base_width": 32},
+    "vit": {"depth": 1, "patch_size": 4, "batch_size": 16, "base_width": 32},
+    "in_context": {"depth": 1, "batch_size": 64, "base_width": 32},
     "recurrent": {"sequence_length": 16, "batch_size": 8, "base_width": 32},
 }
 """The task that stands for a family."""

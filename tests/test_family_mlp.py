@@ -113,6 +113,23 @@ def test_roles_and_widths_at_and_away_from_the_base_width():
         assert specs["layer_2"]["b"].num_layers == 4
 
 
+@pytest.mark.parametrize("form", mup.FORMS)
+def test_logistic_regression_is_the_same_at_every_width(key, form):
+    """Nothing of it grows: all widths are one program, and its multipliers are 1."""
+    one, other = (mlp(depth=0, form=form, width=width) for width in (32, 512))
+    assert one.specs == other.specs
+    for spec in jax.tree.leaves(other.specs):
+        assert mup.update_multiplier(spec, "entrywise") == 1
+        assert mup.update_multiplier(spec, "orthogonalized") == 1
+    params, _ = one.init(key, one.data)
+    x, y = one.batch(key, one.data, "train")
+    logits = x @ params["layer_0"]["w"] + params["layer_0"]["b"][None]
+    expected = -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(len(y)), y])
+    for task in (one, other):
+        loss, _ = task.loss(params, (), (x, y), key)
+        assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_one_layer_alone_is_the_output():
     spec = mlp(depth=0).specs["layer_0"]["w"]
     assert (spec.role, spec.depth, spec.num_layers) == ("output", 0, 1)
@@ -139,7 +156,7 @@ def test_layers_sort_in_order_from_ten_on(key):
         ({"output_init": math.inf}, "`output_init` must not be negative"),
         ({"output_init": "a"}, "`output_init` must not be negative, got 'a'"),
         ({"activation": "rely"}, "`activation` must be `relu` or `tanh` or"),
-        ({"normalization": 1}, "`normalization` must be `none` or `layer`, got 1"),
+        ({"normalization": 1}, "`normalization` must be `none` or `layer` or `batch`"),
         ({"init": "xavier"}, "`init` must be `lecun` or `he` or `uniform`, got"),
         ({"form": "sp"}, "`form` must be `mup` or `plain`, got 'sp'"),
         ({"dataset": "mnist"}, "unknown dataset `mnist`"),

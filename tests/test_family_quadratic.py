@@ -20,7 +20,7 @@ def test_curvatures_and_optimum_are_as_stated(key, rotated):
     def loss(x):
         return task.loss({"x": x}, (), batch, key)[0]
 
-    best = np.asarray(task.data["rotation"] @ task.data["optimum"])
+    best = task.data["rotation"] @ task.data["optimum"]
     assert float(loss(best)) == pytest.approx(0, abs=1e-10)
     hessian = np.asarray(jax.hessian(loss)(jnp.zeros(6)), np.float64)
     eigenvalues = np.sort(np.linalg.eigvalsh(hessian))[::-1] * 6

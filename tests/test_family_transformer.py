@@ -7,43 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from family_tools import loss_and_metrics, params_without_zeros
+from numpy_blocks import blocks, norm
 
 from lopt.errors import ConfigError
 from lopt.families.transformer import transformer
-
-
-def norm(h, gain):
-    return h / np.sqrt(np.mean(h * h, axis=-1, keepdims=True) + 1e-6) * gain
-
-
-def gelu(x):
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-
-
-def attention(q, k, v, scale):
-    """Of one head: rows are places, and place t sees those up to itself."""
-    out = np.empty_like(v)
-    for t in range(len(q)):
-        scores = np.array([scale * (q[t] @ k[s]) for s in range(t + 1)])
-        weights = np.exp(scores - scores.max())
-        out[t] = sum(w * v[s] for s, w in enumerate(weights / weights.sum()))
-    return out
 
 
 def numpy_logits(params, window, *, num_heads, scale, forward):
     """[T, C] of one window of T bytes."""
     first, *layers, last = (params[name] for name in sorted(params))
     h = first["bytes"][window] + first["positions"]
-    for i in range(0, len(layers), 4):
-        attend, out, up, down = layers[i : i + 4]
-        a = norm(h, attend["gain"])
-        heads = [
-            np.split(a @ attend[name], num_heads, axis=1)
-            for name in ("query", "key", "value")
-        ]
-        mixed = [attention(q, k, v, scale) for q, k, v in zip(*heads, strict=True)]
-        h = h + np.concatenate(mixed, axis=1) @ out["out"]
-        h = h + gelu(norm(h, up["gain"]) @ up["up"]) @ down["down"]
+    seen = {"seen": lambda t: range(t + 1)}
+    h = blocks(layers, h, num_heads=num_heads, scale=scale, **seen)
     return forward * (norm(h, last["gain"]) @ last["logits"])
 
 

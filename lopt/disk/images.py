@@ -6,6 +6,7 @@ other files are not read. They are gray where all of the set are, in color other
 what is transparent is not.
 """
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,27 +24,44 @@ _GRAY = ("1", "L", "LA")
 _COLOR = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 
 
+Image = tuple[Path, Path | bytes]
+"""What to blame for an image, and its file, or what would be in it."""
+
+
 def read(folder: Path) -> list[Part]:
     """The train part, and the test part if there is one.
 
     Raises:
       ConfigError: no images, images of several sizes, a damaged one, or no Pillow.
     """
-    opener = _opener(folder)
     places = [folder / name for name in ("train", "test")]
     has_test = all(_folders(place) for place in places)
     places = places if has_test else [folder]
     classes = [path.name for path in _folders(places[0])]
     files = [_files(place, classes) for place in places]
-    size, mode = _size_and_mode(opener, [path for part in files for path, _ in part])
-    parts = []
-    for place, part in zip(places, files, strict=True):
+    xs = decoded(places[0], [[(path, path) for path, _ in part] for part in files])
+    ys = [np.array([label for _, label in part]) for part in files]
+    return [Part(*part) for part in zip(places, xs, ys, strict=True)]
+
+
+def decoded(folder: Path, parts: list[list[Image]]) -> list[np.ndarray]:
+    """The pixels of each part, [n, H, W, 1 or 3], all of one size.
+
+    Raises:
+      ConfigError: images of several sizes, a damaged one, or no Pillow.
+    """
+    opener = _opener(folder)
+    size, mode = _size_and_mode(
+        opener, folder, [image for part in parts for image in part]
+    )
+    arrays = []
+    for part in parts:
         xs = []
-        for path, _ in part:
-            with _opened(opener, path) as image:
-                xs.append(np.asarray(image.convert(mode)).reshape(*size, -1))
-        parts.append(Part(place, np.stack(xs), np.array([label for _, label in part])))
-    return parts
+        for image in part:
+            with _opened(opener, image) as opened:
+                xs.append(np.asarray(opened.convert(mode)).reshape(*size, -1))
+        arrays.append(np.stack(xs))
+    return arrays
 
 
 def _opener(folder: Path) -> Any:
@@ -82,33 +100,38 @@ def _files(place: Path, classes: list[str]) -> list[tuple[Path, int]]:
     return found
 
 
-def _size_and_mode(opener: Any, paths: list[Path]) -> tuple[tuple[int, int], str]:
+def _size_and_mode(
+    opener: Any, folder: Path, images: list[Image]
+) -> tuple[tuple[int, int], str]:
     """Height and width of all images, "L" or "RGB", of whole files."""
     first, mode = (0, 0), "L"
-    for i, path in enumerate(paths):
-        with _opened(opener, path) as image:
-            size = image.height, image.width
-            if image.mode not in _GRAY + _COLOR:
+    for i, image in enumerate(images):
+        with _opened(opener, image) as opened:
+            size = opened.height, opened.width
+            if opened.mode not in _GRAY + _COLOR:
                 rule = "must have pixels of one byte a color"
-                raise ConfigError(f"`{path}` {rule}, got mode {image.mode}")
-            mode = "RGB" if image.mode in _COLOR else mode
-            image.verify()  # checksums, which decoding does not look at
+                raise ConfigError(f"`{image[0]}` {rule}, got mode {opened.mode}")
+            mode = "RGB" if opened.mode in _COLOR else mode
+            opened.verify()  # checksums, which decoding does not look at
         first = first if i else size
         if size != first:
-            rule = f"must be of {first[0]}x{first[1]} pixels, as `{paths[0]}` is"
+            rule = f"must be of {first[0]}x{first[1]} pixels, as `{images[0][0]}` is"
             hint = "bring all images to one size first"
-            raise ConfigError(f"`{path}` {rule}, got {size[0]}x{size[1]}", hint=hint)
+            got = f"{size[0]}x{size[1]}"
+            raise ConfigError(f"`{image[0]}` {rule}, got {got}", hint=hint)
     colors = 1 if mode == "L" else 3
-    check_size(paths[0].parents[1], (len(paths), *first, colors))
+    check_size(folder, (len(images), *first, colors))
     return first, mode
 
 
 @contextmanager
-def _opened(opener: Any, path: Path) -> Iterator[Any]:
-    with reading(path, "image"):
+def _opened(opener: Any, image: Image) -> Iterator[Any]:
+    name, file = image
+    with reading(name, "image"):
         try:
-            opened = opener.open(path, formats=_FORMATS)
+            file = io.BytesIO(file) if isinstance(file, bytes) else file
+            opened = opener.open(file, formats=_FORMATS)
         except (opener.UnidentifiedImageError, opener.DecompressionBombError):
-            raise damaged(path, "is no image that lopt reads") from None
-        with opened as image:
-            yield image
+            raise damaged(name, "is no image that lopt reads") from None
+        with opened as picture:
+            yield picture

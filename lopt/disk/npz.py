@@ -42,22 +42,33 @@ def read(path: Path) -> list[Part]:
                     "split as `x_test` and `y_test`",
                 )
         return [
-            Part(path, _inputs(path, file, x), _labels(path, file, y)) for x, y in pairs
+            Part(
+                path,
+                inputs(path, x, _read(path, file, x)),
+                labels(path, y, _read(path, file, y)),
+            )
+            for x, y in pairs
         ]
 
 
-def _inputs(path: Path, file: zipfile.ZipFile, name: str) -> np.ndarray:
-    """[N, D], or images [N, H, W, C]."""
-    x = _read(path, file, name)
+def inputs(path: Path, name: str, x: np.ndarray) -> np.ndarray:
+    """An array as [N, D], or images [N, H, W, C].
+
+    Raises:
+      ConfigError: it is of another kind.
+    """
     if x.dtype.kind not in "uif" or x.ndim not in (2, 3, 4):
         shapes = "[N, D], [N, H, W] or [N, H, W, C]"
         raise _misshapen(path, name, f"be numbers of shape {shapes}", x)
     return x[..., None] if x.ndim == 3 else x
 
 
-def _labels(path: Path, file: zipfile.ZipFile, name: str) -> np.ndarray:
-    """[N], integers, or [N, K], floats."""
-    y = _read(path, file, name)
+def labels(path: Path, name: str, y: np.ndarray) -> np.ndarray:
+    """An array as [N], integers, or [N, K], floats.
+
+    Raises:
+      ConfigError: it is of another kind.
+    """
     if y.dtype.kind == "f" and y.ndim in (1, 2):
         return y[:, None] if y.ndim == 1 else y
     if y.dtype.kind not in "ui" or y.ndim != 1:

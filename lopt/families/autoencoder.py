@@ -22,10 +22,10 @@ from lopt.base import Array, Params, PRNGKey, Task
 from lopt.checks import check_choices, check_integers, check_positive
 from lopt.data import Examples, short_name
 from lopt.factories import taken
+from lopt.families.batch_norm import LayerMoments
 from lopt.families.dense import apply_dense, dense_shapes
-from lopt.families.examples import guess_bound, load, task_on_examples
-from lopt.families.network import Network, init_network, network_specs
-from lopt.families.stateless import Measured
+from lopt.families.examples import guess_bound, load
+from lopt.families.network import Network, init_network, network_specs, network_task
 
 
 def autoencoder(
@@ -87,19 +87,20 @@ def _task(
     shapes = dense_shapes(net, (num_inputs, statistics), (code_size, num_inputs))
     init, specs = partial(init_network, net, shapes), network_specs(net, shapes)
 
-    def loss(params: Params, batch: Examples, key: PRNGKey) -> Measured:
+    def measure(params: Params, running: LayerMoments, batch: Examples, key: PRNGKey):
         x_DxB = batch[0].T
         layers = sorted(params.items())
         encoder, decoder = dict(layers[: net.depth + 1]), dict(layers[net.depth + 1 :])
-        code_ZxB, kl = apply_dense(net, specs, encoder, x_DxB), jnp.zeros(())
+        code_ZxB, own = apply_dense(net, specs, encoder, x_DxB, running)
+        kl = jnp.zeros(())
         if kl_weight:
             code_ZxB, kl = _sample(key, code_ZxB)
-        error_DxB = apply_dense(net, specs, decoder, code_ZxB) - x_DxB
-        reconstruction = jnp.mean(error_DxB**2)
+        found_DxB, decoded = apply_dense(net, specs, decoder, code_ZxB, running)
+        reconstruction = jnp.mean((found_DxB - x_DxB) ** 2)
         value = reconstruction + kl_weight / num_inputs * kl
-        return value, {"reconstruction": reconstruction, "kl": kl}
+        return (value, {"reconstruction": reconstruction, "kl": kl}), own | decoded
 
-    return task_on_examples(init, loss, specs=specs, batch_size=batch_size)
+    return network_task(net, init, measure, specs=specs, batch_size=batch_size)
 
 
 def _sample(key: PRNGKey, statistics: Array) -> tuple[Array, Array]:

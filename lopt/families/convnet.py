@@ -19,12 +19,18 @@ from lopt.base import Params, PRNGKey, Task
 from lopt.checks import check_choices, check_integers
 from lopt.data import Examples, image_shape, short_name
 from lopt.factories import taken
+from lopt.families.batch_norm import LayerMoments
 from lopt.families.classification import count_classes, cross_entropy, loss_bound
 from lopt.families.convolution import convolve
 from lopt.families.dense import apply_dense
-from lopt.families.examples import load, task_on_examples
-from lopt.families.network import Network, activate, init_network, network_specs
-from lopt.families.stateless import Measured
+from lopt.families.examples import load
+from lopt.families.network import (
+    Network,
+    activate,
+    init_network,
+    network_specs,
+    network_task,
+)
 
 Image = tuple[int, int, int]
 
@@ -61,7 +67,7 @@ def convnet(
       residual: whether convolutions after the stem add to their inputs.
       batch_size: examples of a minibatch, drawn with replacement.
       activation: and all from here to `output_init`: see `lopt.families.network.Network`;
-        "layer" normalizes over the channels of a pixel.
+        "layer" normalizes over the channels of a pixel, "batch" over all pixels, too.
       num_examples: and all that follow: as of `mlp`.
 
     Raises:
@@ -91,17 +97,17 @@ def _task(
 
     init, specs = partial(init_network, net, shapes), network_specs(net, shapes)
 
-    def loss(params: Params, batch: Examples, key: PRNGKey) -> Measured:
+    def measure(params: Params, running: LayerMoments, batch: Examples, key: PRNGKey):
         del key
-        x_BxD, y_B = batch
+        (x_BxD, y_B), own = batch, {}
         h_CxHxWxB = jnp.moveaxis(x_BxD.T.reshape(*image, -1), 2, 0)
         *convolutions, output = sorted(params)
         for i, name in enumerate(convolutions):
             product = convolve(h_CxHxWxB, params[name]["w"], 1 if i else stride)
-            branch = activate(net, params[name], product)
+            branch, own[name] = activate(net, params[name], product, running.get(name))
             h_CxHxWxB = h_CxHxWxB + branch if residual and i else branch
-        h_CxB = jnp.mean(h_CxHxWxB, axis=(1, 2))
-        logits_KxB = apply_dense(net, specs, {output: params[output]}, h_CxB)
-        return cross_entropy(logits_KxB, y_B)
+        h_CxB, last = jnp.mean(h_CxHxWxB, axis=(1, 2)), {output: params[output]}
+        logits_KxB, _ = apply_dense(net, specs, last, h_CxB, running)
+        return cross_entropy(logits_KxB, y_B), own
 
-    return task_on_examples(init, loss, specs=specs, batch_size=batch_size)
+    return network_task(net, init, measure, specs=specs, batch_size=batch_size)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,20 @@ INITS: dict[str, tuple[Callable[..., Array], float]] = {
 }
 """A law of unit variance, and the variance of weights times fan_in. "uniform" is what
 torch's `Linear` has."""
+STARTS = {"gain": 1.0, "bias": 0.0}
+OUTPUT_INIT = 0.1  # of the initial output weights: the first loss is near a guess's
+ROLES: dict[str, Role] = {
+    "bytes": "embedding",
+    "positions": "embedding",
+    "inputs": "input",
+    "gain": "norm",
+    "outputs": "output",
+    "logits": "output",
+}
+"""Of tensors by their names; other matrices are hidden weights, other vectors biases."""
+
+LayerShapes = Mapping[str, tuple[int, ...]]
+"""The shape of each tensor of a layer."""
 
 
 def preactivation(h: Array) -> Array:
@@ -57,6 +72,23 @@ def draw_weights(
     return weights
 
 
+def draw_layers(key: PRNGKey, shapes: Sequence[LayerShapes]) -> Params:
+    """Initial layers of these tensors: gains 1, biases 0, small output weights."""
+    matrices = [s for layer in shapes for s in layer.values() if len(s) > 1]
+    drawn = iter(draw_weights(key, matrices))
+    layers = [
+        {
+            name: next(drawn) if len(shape) > 1 else jnp.full(shape, STARTS[name])
+            for name, shape in layer.items()
+        }
+        for layer in shapes
+    ]
+    for name in layers[-1]:
+        if ROLES[name] == "output":
+            layers[-1][name] *= OUTPUT_INIT
+    return dict(zip(layer_names(len(layers)), layers, strict=True))
+
+
 def layer_specs(
     init: Callable[[PRNGKey, int], Params],
     *,
@@ -78,3 +110,15 @@ def layer_specs(
         place = partial(replace, depth=i / last, num_layers=len(specs))
         specs[name] = jax.tree.map(place, specs[name])
     return specs
+
+
+def specs_by_name(init: Callable[[PRNGKey, int], Params], net: Any) -> Specs:
+    """`layer_specs` with the roles in `ROLES`, of a net with these options of theirs."""
+    sizes = {"width": net.width, "base_width": net.base_width}
+    params = jax.eval_shape(lambda key: init(key, net.width), jax.random.key(0))
+    roles: dict[str, Role] = {
+        f"{layer}/{tensor}": ROLES[tensor]
+        for layer, tensors in params.items()
+        for tensor in tensors.keys() & ROLES
+    }
+    return layer_specs(init, roles=roles, form=net.form, **sizes)

@@ -12,11 +12,11 @@ from lopt.checks import check_choices, check_integers
 from lopt.config import BrokenRule
 from lopt.data import Examples, short_name
 from lopt.factories import taken
+from lopt.families.batch_norm import LayerMoments
 from lopt.families.classification import count_classes, cross_entropy, loss_bound
 from lopt.families.dense import apply_dense, dense_shapes
-from lopt.families.examples import load, task_on_examples
-from lopt.families.network import Network, init_network, network_specs
-from lopt.families.stateless import Measured
+from lopt.families.examples import load
+from lopt.families.network import Network, init_network, network_specs, network_task
 
 
 def mlp(
@@ -86,9 +86,10 @@ def _task(net: Network, ends: tuple[int, int], batch_size: int, specs: str) -> T
     if specs == "inferred":
         known = mup.infer_specs(jax.eval_shape(init, jax.random.key(0)))
 
-    def loss(params: Params, batch: Examples, key: PRNGKey) -> Measured:
+    def measure(params: Params, running: LayerMoments, batch: Examples, key: PRNGKey):
         del key
         x_BxD, y_B = batch
-        return cross_entropy(apply_dense(net, known, params, x_BxD.T), y_B)
+        logits_CxB, own = apply_dense(net, known, params, x_BxD.T, running)
+        return cross_entropy(logits_CxB, y_B), own
 
-    return task_on_examples(init, loss, specs=known, batch_size=batch_size)
+    return network_task(net, init, measure, specs=known, batch_size=batch_size)

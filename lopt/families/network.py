@@ -14,8 +14,15 @@ import jax
 import jax.numpy as jnp
 
 from lopt import mup
-from lopt.base import Array, Params, PRNGKey, Role, Specs
+from lopt.base import Array, Batch, Params, PRNGKey, Role, Specs, Task
 from lopt.checks import check_choices, check_integers, check_not_negative
+from lopt.families.batch_norm import (
+    Measure,
+    Moments,
+    normalized,
+    with_running_moments,
+)
+from lopt.families.examples import task_on_examples
 from lopt.families.layers import (
     ACTIVATIONS,
     INITS,
@@ -24,8 +31,9 @@ from lopt.families.layers import (
     layer_specs,
     preactivation,
 )
+from lopt.families.stateless import Measured
 
-NORMALIZATIONS = ("none", "layer")
+NORMALIZATIONS = ("none", "layer", "batch")
 
 Shapes = Callable[[int], Sequence[tuple[int, ...]]]
 """From the width to the shapes of the weights in order, [in, out] or HWIO."""
@@ -39,7 +47,8 @@ class Network:
       width: units or channels of each hidden layer.
       depth: number of hidden layers, as the family counts them.
       activation: "relu", "tanh", "gelu" or "silu".
-      normalization: "layer" normalizes each hidden layer before its gain and bias.
+      normalization: "layer" normalizes each hidden layer before its gain and bias over
+        its features, "batch" over examples (lopt.families.batch_norm).
       init: "lecun", "he" or "uniform": the distribution that weights start from.
       form: "mup" multiplies the output weights' product by base_width / width; "plain"
         does not.
@@ -71,7 +80,7 @@ class Network:
     @property
     def suffix(self) -> str:
         """What a task's name tells of the options that are rarely changed."""
-        norm = "-layer-norm" if self.normalization == "layer" else ""
+        norm = "" if self.normalization == "none" else f"-{self.normalization}-norm"
         return norm + ("-plain" if self.form == "plain" else "")
 
 
@@ -83,7 +92,7 @@ def init_network(
     names, params = layer_names(len(weights)), {}
     for name, w, role in zip(names, weights, _roles(shapes), strict=True):
         params[name] = {"w": w, "b": jnp.zeros(w.shape[-1])}
-        if net.normalization == "layer" and role != "output":
+        if net.normalization != "none" and role != "output":
             params[name]["scale"] = jnp.ones(w.shape[-1])
         if role == "output":
             params[name]["w"] *= net.output_init
@@ -97,7 +106,7 @@ def network_specs(net: Network, shapes: Shapes) -> Specs:
     roles: dict[str, Role] = {
         f"{name}/w": role for name, role in zip(names, weights, strict=True)
     }
-    if net.normalization == "layer":
+    if net.normalization != "none":
         hidden = [name for name in names if roles[f"{name}/w"] != "output"]
         roles |= {f"{name}/scale": "norm" for name in hidden}
     return layer_specs(
@@ -109,12 +118,40 @@ def network_specs(net: Network, shapes: Shapes) -> Specs:
     )
 
 
-def activate(net: Network, layer: Params, h: Array) -> Array:
-    """act(norm(h) + b) of products [D, ...]: features first, examples last."""
-    vector = (-1, *[1] * (h.ndim - 1))
+def activate(
+    net: Network, layer: Params, h: Array, running: Moments | None = None
+) -> tuple[Array, Moments | None]:
+    """act(norm(h) + b) of products [D, ...]: features first, examples last.
+
+    Batch normalization is by the running moments, or the batch's own where None; these
+    come second.
+    """
+    vector, own = (-1, *[1] * (h.ndim - 1)), None
     if net.normalization == "layer":
-        h = jax.nn.standardize(h, axis=0) * layer["scale"].reshape(vector)
-    return ACTIVATIONS[net.activation](preactivation(h + layer["b"].reshape(vector)))
+        h = jax.nn.standardize(h, axis=0)
+    if net.normalization == "batch":
+        h, own = normalized(h, running)
+    if net.normalization != "none":
+        h = h * layer["scale"].reshape(vector)
+    h = preactivation(h + layer["b"].reshape(vector))
+    return ACTIVATIONS[net.activation](h), own
+
+
+def network_task(
+    net: Network,
+    init: Callable[[PRNGKey], Params],
+    measure: Measure,
+    *,
+    specs: Specs,
+    batch_size: int,
+) -> Task:
+    """A task on examples, without its name, data and bound; see `task_on_examples`."""
+
+    def loss(params: Params, batch: Batch, key: PRNGKey) -> Measured:
+        return measure(params, {}, batch, key)[0]
+
+    task = task_on_examples(init, loss, specs=specs, batch_size=batch_size)
+    return with_running_moments(task, measure) if net.normalization == "batch" else task
 
 
 def _roles(shapes: Shapes) -> list[Role]:

@@ -18,10 +18,9 @@ from functools import cache
 import jax.numpy as jnp
 import numpy as np
 
-from lopt import prng
-from lopt.base import Array, Data, Params, ParamSpec, PRNGKey, Split, Task
+from lopt.base import Array, Task
 from lopt.checks import check_choices, check_integers, check_not_negative, check_numbers
-from lopt.families.stateless import Measured, stateless_task
+from lopt.families.vector import vector_task
 
 
 def quadratic(
@@ -81,32 +80,9 @@ def _data(
 
 @cache
 def _task(width: int) -> Task:
-    spec = ParamSpec(role="bias", shape=(width,), out_axes=(0,), depth=0.0, num_layers=1)
-
-    def init(key: PRNGKey) -> Params:
-        return {"x": prng.normal(key, width)}
-
-    def batch(key: PRNGKey, data: Data, split: Split) -> dict[str, Array]:
-        del split
-        moved = data["optimum"] + data["noise"] * prng.normal(key, width)
-        return {**data, "moved": moved}
-
-    def eval_batch(data: Data, split: Split) -> dict[str, Array]:
-        del split
-        return {**data, "moved": data["optimum"]}
-
-    def loss(params: Params, batch: dict[str, Array], key: PRNGKey) -> Measured:
-        del key
-        z_D = batch["rotation"].T @ params["x"]
+    def measure(x_D: Array, batch: dict[str, Array]) -> tuple[Array, Array]:
+        z_D = batch["rotation"].T @ x_D
         value = 0.5 * jnp.mean(batch["curvature"] * (z_D - batch["moved"]) ** 2)
-        distance = jnp.sqrt(jnp.mean((z_D - batch["optimum"]) ** 2))
-        return value, {"distance": distance}
+        return value, z_D - batch["optimum"]
 
-    return stateless_task(
-        init,
-        loss,
-        specs={"x": spec},
-        batch=batch,
-        eval_batch=eval_batch,
-        loss_bound=5.0,
-    )
+    return vector_task(width, measure)

@@ -28,8 +28,8 @@ from lopt.base import Array, Params, PRNGKey, Task
 from lopt.checks import check_choices
 from lopt.corpus import NUM_CLASSES
 from lopt.factories import taken
-from lopt.families.layers import preactivation
-from lopt.families.text import TextNet, draw_layers, text_task
+from lopt.families.layers import draw_layers, preactivation
+from lopt.families.text import TextNet, text_task
 
 
 def recurrent(
@@ -47,7 +47,7 @@ def recurrent(
     """A language model of bytes; metrics: `accuracy` and `bits_per_byte`.
 
     Args:
-      dataset: a name in `lopt.corpus.CORPORA`.
+      dataset: a name in `lopt.corpus.CORPORA`, or the path of a text.
       cell: "gru" or "lstm".
       width: units of each layer.
       depth: number of layers.

@@ -13,10 +13,10 @@ from lopt.base import Params, PRNGKey, Task
 from lopt.checks import check_integers
 from lopt.data import Examples, short_name
 from lopt.factories import taken
+from lopt.families.batch_norm import LayerMoments
 from lopt.families.dense import apply_dense, dense_shapes
-from lopt.families.examples import guess_bound, load, task_on_examples
-from lopt.families.network import Network, init_network, network_specs
-from lopt.families.stateless import Measured
+from lopt.families.examples import guess_bound, load
+from lopt.families.network import Network, init_network, network_specs, network_task
 
 
 def regression(
@@ -71,13 +71,13 @@ def _task(net: Network, ends: tuple[int, int], batch_size: int) -> Task:
     shapes = dense_shapes(net, ends)
     init, specs = partial(init_network, net, shapes), network_specs(net, shapes)
 
-    def loss(params: Params, batch: Examples, key: PRNGKey) -> Measured:
+    def measure(params: Params, running: LayerMoments, batch: Examples, key: PRNGKey):
         del key
         x_BxD, y_BxK = batch
-        error_KxB = apply_dense(net, specs, params, x_BxD.T) - y_BxK.T
-        value = jnp.mean(error_KxB**2)
+        guess_KxB, own = apply_dense(net, specs, params, x_BxD.T, running)
+        value = jnp.mean((guess_KxB - y_BxK.T) ** 2)
         # Against the mean of the train split, which is zero: a batch's own mean would be
         # no guess, and of one example there is no variance.
-        return value, {"r2": 1 - value / jnp.mean(y_BxK**2)}
+        return (value, {"r2": 1 - value / jnp.mean(y_BxK**2)}), own
 
-    return task_on_examples(init, loss, specs=specs, batch_size=batch_size)
+    return network_task(net, init, measure, specs=specs, batch_size=batch_size)

@@ -4,34 +4,24 @@ Shapes in names: B windows, T bytes of each, N = BT with T changing fastest, C c
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from lopt import mup
-from lopt.base import Array, Data, Params, PRNGKey, Role, Split, Task
+from lopt.base import Array, Data, Params, PRNGKey, Split, Task
 from lopt.checks import check_choices, check_integers
+from lopt.config import BrokenRule
 from lopt.corpus import BLOCK, NUM_CLASSES, corpus, fixed_windows, sample_windows
+from lopt.data import short_name
 from lopt.families.classification import cross_entropy, loss_bound
-from lopt.families.layers import draw_weights, layer_names, layer_specs
+from lopt.families.layers import specs_by_name
 from lopt.families.stateless import Measured, stateless_task
 
 EVAL_WINDOWS: dict[Split, int] = {"train": 32, "meta": 32, "valid": 64, "test": 128}
 """What a curve is read on, forward only: 32 take about as long as 0.7 steps on batches of
 16. The meta-loss is read most often, and what is reported should be told from noise."""
-OUTPUT_INIT = 0.1  # of the initial output weights: the first loss is near ln C
-STARTS = {"gain": 1.0, "bias": 0.0}
-ROLES: dict[str, Role] = {
-    "bytes": "embedding",
-    "positions": "embedding",
-    "gain": "norm",
-    "logits": "output",
-}
-"""Of tensors by their names; other matrices are hidden weights, other vectors biases."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +29,7 @@ class TextNet:
     """What one compiled program depends on.
 
     Attributes:
-      kind: what a family asks for beside the rest: a number of heads, or a cell.
+      kind: what a family asks for beside the rest: its blocks, or a cell.
       width: units of a layer.
       depth: blocks of a transformer, layers of a recurrent network.
       sequence_length: T, bytes that a window predicts, each from those before it.
@@ -78,23 +68,6 @@ LogitsFn = Callable[[TextNet, Params, Array], Array]
 """`(net, params, x_BxT) -> logits_CxN`, of the byte after each."""
 
 
-def draw_layers(key: PRNGKey, shapes: Sequence[dict[str, tuple[int, ...]]]) -> Params:
-    """Initial layers of these tensors: gains 1, biases 0, small logits' weights."""
-    matrices = [s for layer in shapes for s in layer.values() if len(s) > 1]
-    drawn = iter(draw_weights(key, matrices))
-    layers = [
-        {
-            name: next(drawn) if len(shape) > 1 else jnp.full(shape, STARTS[name])
-            for name, shape in layer.items()
-        }
-        for layer in shapes
-    ]
-    # One row of them is looked up: unit variance.
-    layers[0]["bytes"] *= math.sqrt(NUM_CLASSES)
-    layers[-1]["logits"] *= OUTPUT_INIT
-    return dict(zip(layer_names(len(layers)), layers, strict=True))
-
-
 def text_task(
     family: str,
     net: TextNet,
@@ -113,14 +86,16 @@ def text_task(
       net: its options.
       init: an `InitFn`.
       logits: a `LogitsFn`.
-      dataset: a name in `lopt.corpus.CORPORA`.
+      dataset: a name in `lopt.corpus.CORPORA`, or the path of a text.
       data_seed: of the splits but test.
 
     Raises:
       ConfigError: an option is out of range, or no corpus has this name.
     """
+    if not isinstance(dataset, str):
+        raise BrokenRule("dataset", "be a name or a path", dataset)
     check_integers(0, most=2**32 - 1, data_seed=data_seed)
-    name = f"{family}-{dataset}-{net.depth}x{net.width}"
+    name = f"{family}-{short_name(dataset)}-{net.depth}x{net.width}"
     name += "-plain" if net.form == "plain" else ""
     name += f"-data-{data_seed}" if data_seed else ""
     data = corpus(dataset, seed=data_seed)
@@ -133,19 +108,12 @@ def _task(net: TextNet, init: InitFn, logits: LogitsFn) -> Task:
     length = net.sequence_length + 1
 
     def start(key: PRNGKey) -> Params:
-        return init(net, key, net.width)
+        params = init(net, key, net.width)
+        # One row of them is looked up: unit variance.
+        params[min(params)]["bytes"] *= math.sqrt(NUM_CLASSES)
+        return params
 
-    specs = layer_specs(
-        partial(init, net),
-        width=net.width,
-        base_width=net.base_width,
-        roles={
-            f"{layer}/{tensor}": ROLES[tensor]
-            for layer, tensors in jax.eval_shape(start, jax.random.key(0)).items()
-            for tensor in tensors.keys() & ROLES
-        },
-        form=net.form,
-    )
+    specs = specs_by_name(partial(init, net), net)
 
     def loss(params: Params, windows: Array, key: PRNGKey) -> Measured:
         del key
