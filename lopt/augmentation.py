@@ -118,7 +118,7 @@ def _functions(
             vary = partial(_varied, draw=draw, key=noise_key, config=config)
             batch = _on_examples(vary, batch.batch)
         if config.permute_labels:
-            batch = _on_examples(lambda pair: (pair[0], draw.classes[pair[1]]), batch)
+            batch = _on_examples(partial(_relabeled, classes=draw.classes), batch)
         value, (model_state, metrics) = loss(params, model_state, batch, key)
         if is_minibatch and config.loss_scale != (1.0, 1.0):
             metrics = {**metrics, UNSCALED_LOSS: value}
@@ -198,6 +198,12 @@ def _varied(batch: Batch, draw: Draw, key: PRNGKey, config: AugmentConfig) -> Ba
     return batch
 
 
+def _relabeled(pair: Any, classes: Array) -> Any:
+    """The pair with other labels, of the kind it was: readings may have one of theirs."""
+    x, y = pair
+    return jax.tree.unflatten(jax.tree.structure(pair), (x, classes[y]))
+
+
 def _batch_sizes(task: Task, least: int) -> tuple[int, ...]:
     """The numbers n of different examples that a minibatch may have, all as likely.
 
@@ -260,6 +266,6 @@ def _fixed_batch(task: Task, split: Split) -> Any:
 
 def _is_pair(batch: Any, place: int, kind: Any) -> bool:
     """Whether it is a tuple of two, of which this one is an array of that type."""
-    if type(batch) is not tuple or len(batch) != 2:
+    if not isinstance(batch, tuple) or len(batch) != 2:
         return False
     return hasattr(batch[place], "dtype") and jnp.issubdtype(batch[place].dtype, kind)

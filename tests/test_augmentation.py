@@ -239,6 +239,18 @@ def test_classes_are_permuted_alike_in_all_splits_of_a_run(key):
     assert len({*orders}) == 4 and tuple(range(10)) not in orders
 
 
+def test_permuted_readings_keep_their_running_moments(key):
+    """Readings of batch normalization are told from minibatches by their type."""
+    task = small_mlp(normalization="batch")
+    made = varied(task, permute_labels=True)
+    params, state = made.init(key, made.data)
+    batch = task.eval_batch(task.data, "meta")
+    found, _ = jax.jit(made.loss)(params, state, batch, key)
+    relabeled = batch._replace(y=state.draw.classes[batch.y])
+    expected, _ = jax.jit(task.loss)(params, state.model_state, relabeled, key)
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+
+
 def test_a_label_of_one_split_alone_is_a_class(key):
     task = small_mlp()
     data = {s: (x, jnp.minimum(y, 8 + (s == "valid"))) for s, (x, y) in task.data.items()}
