@@ -34,5 +34,9 @@ def lopt_process(*arguments, cwd, start=START, **environment):
 
 
 def process_environment(**extra):
-    inherited = {k: v for k, v in os.environ.items() if k not in ("LOPT_DEBUG",)}
+    """Ours with these; who says where the user's caches are gets lopt's own there."""
+    dropped = {"LOPT_DEBUG"}
+    if "XDG_CACHE_HOME" in extra:
+        dropped.add("JAX_COMPILATION_CACHE_DIR")
+    inherited = {k: v for k, v in os.environ.items() if k not in dropped}
     return {**inherited, "PYTHONPATH": str(ROOT), "COLUMNS": "80", **extra}

@@ -21,8 +21,6 @@ from lopt.run import meta_train
 from lopt.suites import complaint as interface_complaint
 from lopt.unroll import inner_step, unroll
 
-pytestmark = pytest.mark.usefixtures("compiled")
-
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):

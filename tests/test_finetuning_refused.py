@@ -6,8 +6,6 @@ from safetensors.numpy import save_file
 from started import FILE, PRETRAIN, PYTHON, TENSORS
 from suite_files import complaint
 
-pytestmark = pytest.mark.usefixtures("compiled")
-
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):

@@ -27,8 +27,6 @@ QUICK = (
     "tasks.0.max_steps=20",
 )
 
-pytestmark = pytest.mark.usefixtures("compiled")
-
 
 def path(name):
     package = PACKAGES[name]

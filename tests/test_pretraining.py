@@ -14,8 +14,6 @@ from lopt.finetuning import pretraining
 from lopt.groups import by_program, data_hashes, group_tasks
 from lopt.suites import build_tasks
 
-pytestmark = pytest.mark.usefixtures("compiled")
-
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):

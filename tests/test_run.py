@@ -19,8 +19,6 @@ from lopt.files import fileformat, rundir, snapshots
 from lopt.groups import data_hashes
 from lopt.run import build, meta_train
 
-pytestmark = pytest.mark.usefixtures("compiled")
-
 
 def test_a_run_explains_itself(straight):
     folder = straight.folder

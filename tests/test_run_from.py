@@ -12,8 +12,6 @@ from lopt.checkpoint import read, save_file
 from lopt.errors import ConfigError
 from lopt.run import Interrupted, meta_train
 
-pytestmark = pytest.mark.usefixtures("compiled")
-
 
 def test_from_starts_at_the_given_theta(straight, tmp_path):
     file = tmp_path / "toy.safetensors"

@@ -22,8 +22,6 @@ from lopt.errors import CheckpointError, ConfigError
 from lopt.files import rundir, snapshots
 from lopt.run import Interrupted, meta_train
 
-pytestmark = pytest.mark.usefixtures("compiled")
-
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_resume_continues_bitwise(straight, tmp_path, signum):
@@ -94,12 +92,12 @@ def wait_for_snapshot(process, folder, step):
 MANY = 60
 
 
-def test_killed_processes_resume_bitwise(tmp_path, compiled):
+def test_killed_processes_resume_bitwise(tmp_path):
     """SIGKILL at whatever moment, twice, then SIGTERM, then to the end."""
     overrides = (f"outer_steps={MANY}", "checkpoint_every=1")
     folder = tmp_path / "killed"
     for step, signum in ((3, signal.SIGKILL), (9, signal.SIGKILL), (15, signal.SIGTERM)):
-        process = start(folder, compiled, *overrides)
+        process = start(folder, *overrides)
         wait_for_snapshot(process, folder, step)
         process.send_signal(signum)
         _, said = process.communicate(timeout=120)
@@ -109,7 +107,7 @@ def test_killed_processes_resume_bitwise(tmp_path, compiled):
         else:
             assert process.returncode == -signum
     assert snapshots.steps(folder / rundir.CHECKPOINTS)[-1] < MANY
-    process = start(folder, compiled, *overrides)
+    process = start(folder, *overrides)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     toy_run(tmp_path / "straight", overrides=[f"outer_steps={MANY}"])

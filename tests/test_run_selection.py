@@ -21,8 +21,6 @@ from lopt.checkpoint import load_theta
 from lopt.files import rundir, snapshots
 from lopt.run import Interrupted, meta_train
 
-pytestmark = pytest.mark.usefixtures("compiled")
-
 
 @pytest.fixture(scope="module")
 def selecting(tmp_path_factory):
@@ -96,11 +94,11 @@ def test_a_signal_in_a_run_that_selects_changes_no_bits(selecting, tmp_path, at)
 
 
 def test_killed_between_a_selection_and_its_snapshot_it_resumes_bitwise(
-    selecting, tmp_path, compiled
+    selecting, tmp_path
 ):
     """SIGKILL, when selection.jsonl has a line that no snapshot knows of."""
     folder = tmp_path / "run"
-    process = start(folder, compiled, *OUTER, program=KILLED)
+    process = start(folder, *OUTER, program=KILLED)
     _, said = process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL, said
     assert [line["step"] for line in rundir.read_selection(folder)] == [3, 6]

@@ -13,11 +13,6 @@ from lopt.run import meta_train
 TOY = Path(__file__).parent / "toy" / "toy.toml"
 TIMINGS = ("seconds", "inner_steps_per_second")
 STEPS = 7
-CACHE = {
-    "jax_compilation_cache_dir": "",
-    "jax_persistent_cache_min_compile_time_secs": 0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-}
 
 
 class Recorder:
@@ -98,15 +93,10 @@ except LoptError as error:
 """
 
 
-def start(folder, compiled, *overrides, program=PROCESS):
+def start(folder, *overrides, program=PROCESS):
     command = [sys.executable, "-c", program, str(TOY), str(folder), *overrides]
-    settings = {
-        **CACHE,
-        "jax_compilation_cache_dir": compiled,
-        # Sums over pairs are rounded differently on another number of devices.
-        "jax_num_cpu_devices": len(jax.devices()),
-    }
-    given = {name.upper(): str(value) for name, value in settings.items()}
+    # Sums over pairs are rounded differently on another number of devices.
+    given = {"JAX_NUM_CPU_DEVICES": str(len(jax.devices()))}
     return subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=os.environ | given
     )

@@ -119,8 +119,8 @@ def _check(sigma: Any, name: str) -> None:
     table = sigma if isinstance(sigma, Mapping) else {"": sigma}
     for prefix, value in table.items():
         key = f"{name}.{prefix}" if prefix else name
-        value = as_type(float, key, value)
-        if not (value > 0 or (prefix and value == 0)):
+        number = as_type(float, key, value)
+        if not (number > 0 or (prefix and number == 0)):
             raise BrokenRule(key, "be positive", value)
     if not any(table.values()):
         raise BrokenRule(name, "be above 0 for some meta-parameters", sigma)
