@@ -158,10 +158,10 @@ def test_more_than_memory_should_hold_is_refused_before_room_is_made(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr("lopt.disk.source.LARGEST", 599)
-    path = write_idx(tmp_path / "idx", X, Y)
+    path = write_idx(tmp_path / "idx", X, Y, packed=True)
     error = refused(path, "must have at most 599 numbers, got 30 x 5 x 4")
-    assert "streams no dataset yet" in error.hint
-    np.savez(tmp_path / "set.npz", x=X, y=Y)
+    assert "plain IDX files" in error.hint
+    np.savez_compressed(tmp_path / "set.npz", x=X, y=Y)
     refused(tmp_path / "set.npz", "at most 599 numbers, got 30 x 5 x 4")
     write_cifar10(tmp_path / "cifar")
     refused(tmp_path / "cifar", "at most 599 numbers, got 6 x 12292")
