@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +29,9 @@ from lopt.bundled import DATASETS, Raw
 from lopt.config import BrokenRule, is_data_path
 from lopt.errors import unknown_name
 
-Examples = tuple[Array, Array]
-"""Inputs [N, D] float32, and labels [N] int32 or targets [N, K] float32."""
+Examples = tuple[Array | np.ndarray, Array | np.ndarray]
+"""Inputs [N, D] float32, and labels [N] int32 or targets [N, K] float32; on the host, if
+they are a chunk (lopt.streams)."""
 
 FRACTIONS = (0.55, 0.15, 0.15, 0.15)
 MAX_SIZES = (2000, 400, 400, 400)
@@ -173,7 +174,7 @@ def _relabeled(y: np.ndarray, classes: np.ndarray, i: np.ndarray) -> np.ndarray:
     return np.argmax(y[i][:, None] == classes, axis=1)
 
 
-def _standardized(values: np.ndarray, train: np.ndarray, *, axis: int | None):
+def _standardized(values: Any, train: np.ndarray, *, axis: int | None):
     """`indices -> rows`, their columns centered and brought to unit RMS, each or all, by
     the rows `train`; a column that is constant there keeps its scale.
     """

@@ -9,14 +9,13 @@ Every chunk is standardized as the other splits are, by a sample of the train sp
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 
-from lopt.data import classes_of, has_classes, source, with_noise
-
-Chunk = tuple[np.ndarray, np.ndarray]
-"""Inputs [n, D] float32, and labels [n] int32 or targets [n, K] float32, on the host."""
+from lopt.base import Data, Task
+from lopt.data import Examples, classes_of, has_classes, source, with_noise
 
 
 @lru_cache
@@ -29,8 +28,8 @@ def chunks(
     input_offset: float = 0.0,
     classes: tuple[int, ...] | None = None,
     seed: int = 0,
-) -> Callable[[int], Chunk]:
-    """`c -> chunk c`, from 0; the same function for the same arguments.
+) -> Callable[[int], Examples]:
+    """`c -> chunk c`, from 0, on the host; the same function for the same arguments.
 
     Args:
       name: as of `lopt.data.dataset`, and likewise all others but `size`.
@@ -48,12 +47,11 @@ def chunks(
         y = with_noise(y, label_noise, len(classes or classes_of(name)), random)
 
     @lru_cache(maxsize=2)  # tasks that differ in their networks alone ask for the same
-    def chunk(number: int) -> Chunk:
+    def chunk(number: int) -> Examples:
+        rows = places(number, size, len(indices), seed)
         # In the order of the file: minibatches are drawn from all of a chunk.
-        rows = np.sort(places(number, size, len(indices), seed))
-        order = np.argsort(indices[rows])
-        rows = rows[order]
-        x = (found.x(indices[rows])).astype(np.float32)
+        rows = rows[np.argsort(indices[rows])]
+        x = found.x(indices[rows]).astype(np.float32)
         x = np.float32(input_scale) * (x + np.float32(input_offset))
         return x, y[rows].astype(kind)
 
@@ -75,3 +73,10 @@ def places(chunk: int, size: int, total: int, seed: int) -> np.ndarray:
 def _order(seed: int, epoch: int, total: int) -> np.ndarray:
     # RandomState, because numpy promises that its stream will never change.
     return np.random.RandomState([seed, epoch]).permutation(total)
+
+
+def with_data(task: Task, function: Callable[[Data], Data]) -> Task:
+    """The task with what a function makes of its data, and of each chunk of them."""
+    stream = task.stream
+    made = None if stream is None else lambda chunk: function(stream(chunk))
+    return replace(task, data=function(task.data), stream=made)
