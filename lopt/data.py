@@ -29,9 +29,8 @@ from lopt.bundled import DATASETS, Raw
 from lopt.config import BrokenRule, is_data_path
 from lopt.errors import unknown_name
 
-Examples = tuple[Array | np.ndarray, Array | np.ndarray]
-"""Inputs [N, D] float32, and labels [N] int32 or targets [N, K] float32; on the host, if
-they are a chunk (lopt.streams)."""
+Examples = tuple[Array, Array]
+"""Inputs [N, D] float32, and labels [N] int32 or targets [N, K] float32."""
 
 FRACTIONS = (0.55, 0.15, 0.15, 0.15)
 MAX_SIZES = (2000, 400, 400, 400)

@@ -71,10 +71,10 @@ def group_tasks(
 
 
 def _streams(tasks: Sequence[SuiteTask]) -> tuple[Callable[[int], Data], ...]:
-    tasks = [entry.task for entry in tasks]
-    if not any(task.stream for task in tasks):
+    given = [entry.task for entry in tasks]
+    if not any(task.stream for task in given):
         return ()
-    return tuple(task.stream or (lambda _, task=task: task.data) for task in tasks)
+    return tuple(task.stream or (lambda _, data=task.data: data) for task in given)
 
 
 def data_hashes(group: TaskGroup) -> dict[str, str]:

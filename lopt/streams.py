@@ -15,7 +15,10 @@ from functools import lru_cache
 import numpy as np
 
 from lopt.base import Data, Task
-from lopt.data import Examples, classes_of, has_classes, source, with_noise
+from lopt.data import classes_of, has_classes, source, with_noise
+
+Chunk = tuple[np.ndarray, np.ndarray]
+"""Examples on the host: `lopt.data.Examples` but for that."""
 
 
 @lru_cache
@@ -28,8 +31,8 @@ def chunks(
     input_offset: float = 0.0,
     classes: tuple[int, ...] | None = None,
     seed: int = 0,
-) -> Callable[[int], Examples]:
-    """`c -> chunk c`, from 0, on the host; the same function for the same arguments.
+) -> Callable[[int], Chunk]:
+    """`c -> chunk c`, from 0; the same function for the same arguments.
 
     Args:
       name: as of `lopt.data.dataset`, and likewise all others but `size`.
@@ -47,7 +50,7 @@ def chunks(
         y = with_noise(y, label_noise, len(classes or classes_of(name)), random)
 
     @lru_cache(maxsize=2)  # tasks that differ in their networks alone ask for the same
-    def chunk(number: int) -> Examples:
+    def chunk(number: int) -> Chunk:
         rows = places(number, size, len(indices), seed)
         # In the order of the file: minibatches are drawn from all of a chunk.
         rows = rows[np.argsort(indices[rows])]

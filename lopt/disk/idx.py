@@ -10,11 +10,12 @@ import math
 import re
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lopt.disk import source
-from lopt.disk.records import Stretch, stretch
+from lopt.disk.records import stretch
 from lopt.disk.source import Part, check_size, damaged, reading
 from lopt.errors import ConfigError
 
@@ -72,7 +73,7 @@ def _read_pair(images: Path) -> Part:
     return Part(labels, x.reshape(*x.shape, 1), y)
 
 
-def _read(path: Path, *, rank: int, may_stay: bool = False) -> np.ndarray | Stretch:
+def _read(path: Path, *, rank: int, may_stay: bool = False) -> Any:
     """The bytes of a file, in the shape that its header states.
 
     Too many for the memory stay on disk if they may, and are not packed.

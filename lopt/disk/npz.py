@@ -81,7 +81,9 @@ def labels(path: Path, name: str, y: np.ndarray) -> np.ndarray:
     return y
 
 
-def _misshapen(path: Path, name: str, rule: str, array: np.ndarray) -> ConfigError:
+def _misshapen(
+    path: Path, name: str, rule: str, array: np.ndarray | Stretch
+) -> ConfigError:
     got = f"{array.dtype}{list(array.shape)}"
     return ConfigError(f"`{name}` of `{path}` must {rule}, got {got}")
 

@@ -66,7 +66,7 @@ class Stretch:
             whole = True
             for row, i in zip(rows, indices, strict=True):
                 file.seek(self.start + int(i) * rows.shape[1])
-                whole = whole and file.readinto(row) == len(row)
+                whole = whole and file.readinto(row.data) == len(row)
             now = stamp_of(file)
         if not whole or now != self.stamp:
             raise ConfigError(

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from lopt.base import Array, Batch, Data, Params, PRNGKey, Specs, Split, Task
 from lopt.checks import check_integers, check_numbers, check_positive
 from lopt.config import BrokenRule
-from lopt.data import Examples, classes_of, has_classes, sample_batch, train_size
+from lopt.data import classes_of, has_classes, sample_batch, train_size
 from lopt.data import dataset as splits_of
 from lopt.families.stateless import Measured, stateless_task
-from lopt.streams import chunks
+from lopt.streams import Chunk, chunks
 
-Splits = dict[Split, Examples]
+Splits = dict[Split, Any]
+"""Examples; those of a chunk are on the host."""
 
 
 class Loaded(NamedTuple):
@@ -107,7 +108,7 @@ def load(
     return Loaded(data, suffix, stream)
 
 
-def _stream(fixed: Splits, chunk: Callable[[int], Examples]) -> Callable[[int], Splits]:
+def _stream(fixed: Splits, chunk: Callable[[int], Chunk]) -> Callable[[int], Splits]:
     """Chunks of the train split, in their place among splits that stay."""
     return lambda number: {**fixed, "train": chunk(number)}
 
