@@ -40,7 +40,7 @@ Params = Any
 ModelState = Any
 """What a model carries beside its parameters; `()` for most."""
 Data = Any
-"""A task's data, a pytree of device arrays: an argument of every compiled program."""
+"""A task's data, a pytree of arrays: an argument of every compiled program."""
 Batch = Any
 MetaParams = dict[str, Any]
 """θ: the learned optimizer's weights, a nested dict of arrays."""
@@ -145,6 +145,9 @@ class Task:
         metrics a dict of scalars such as `accuracy`. If `UNSCALED_LOSS` is one, that is
         what is read of a minibatch, and the loss only what the optimizer sees.
       splits: those that its data have; "train" at least.
+      stream: `chunk -> data`, what is in place of `data`, chunk 0, in meta-training
+        alone. Numpy arrays are a chunk's own, device arrays the same in all. None: there
+        is one chunk.
     """
 
     name: str
@@ -159,6 +162,7 @@ class Task:
         tuple[Array, tuple[ModelState, dict[str, Array]]],
     ]
     splits: tuple[Split, ...] = SPLITS
+    stream: Callable[[int], Data] | None = None
 
 
 @runtime_checkable

@@ -16,6 +16,7 @@ four classes, each of two or three shapes.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ _BLOCK = 2  # columns of patches that stay together in one split
 class Raw:
     """A dataset before it is split."""
 
-    x: np.ndarray  # [N, D]
+    x: Any  # [N, D], an array, or like one that only indices index: `lopt.disk`
     y: np.ndarray  # [N], classes 0, 1, ..., or [N, K], targets
     group: np.ndarray  # [N], examples of one group stay in one split
     image: tuple[int, int, int] | None  # [height, width, colors]; None: a table

@@ -14,8 +14,10 @@ a guess at the mean has a mean squared error of about 1 there.
 """
 
 import hashlib
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,9 +104,7 @@ def _varied(
     if num_examples is not None:
         x, y = x[order[:num_examples]], y[order[:num_examples]]
     if label_noise:
-        wrong = random.permutation(len(y))[: round(label_noise * len(y))]
-        shifts = random.randint(1, num_classes, size=len(wrong))
-        y = y.at[wrong].set((y[wrong] + shifts) % num_classes)
+        y = jnp.asarray(with_noise(np.array(y), label_noise, num_classes, random))
     splits["train"] = x, y
     if (input_scale, input_offset) != (1.0, 0.0):
         for split, (x, y) in splits.items():
@@ -112,51 +112,76 @@ def _varied(
     return splits
 
 
+def with_noise(
+    y: np.ndarray, share: float, num_classes: int, random: np.random.RandomState
+) -> np.ndarray:
+    """Labels [n], a share of them replaced, in place, each by another class."""
+    wrong = random.permutation(len(y))[: round(share * len(y))]
+    y[wrong] = (y[wrong] + random.randint(1, num_classes, size=len(wrong))) % num_classes
+    return y
+
+
 @lru_cache
 def _dataset(
     name: str, classes: tuple[int, ...] | None, seed: int, sizes: tuple[int, ...]
 ) -> dict[Split, Examples]:
-    raw = _raw(name)
-    indices = split_indices(raw.group, seed, num_test=raw.num_test, sizes=sizes)
-    train = indices[0]
-    if classes is not None:
-        indices = _of_classes(raw, classes, seed, sizes)
-    # A pixel that is almost always blank would explode if it had a scale of its own.
-    xs = _standardized(raw.x, train, indices, axis=None if raw.image else 0)
-    ys, kind = [raw.y[i] for i in indices], jnp.int32
-    if classes is not None:
-        ys = [np.argmax(y[:, None] == np.asarray(classes), axis=1) for y in ys]
-    if not has_classes(name):
-        ys, kind = _standardized(raw.y, train, indices, axis=0), jnp.float32
+    found = source(name, classes, seed, sizes[0])
+    kind = jnp.int32 if has_classes(name) else jnp.float32
     return {
-        split: (jnp.asarray(x, jnp.float32), jnp.asarray(y, kind))
-        for split, x, y in zip(SPLITS, xs, ys, strict=True)
+        split: (
+            jnp.asarray(found.x(indices[:size]), jnp.float32),
+            jnp.asarray(found.y(indices[:size]), kind),
+        )
+        for split, indices, size in zip(SPLITS, found.indices, sizes, strict=True)
     }
 
 
-def _of_classes(
-    raw: Raw, classes: tuple[int, ...], seed: int, sizes: tuple[int, ...]
-) -> list[np.ndarray]:
-    """Indices of the examples of these classes in each split."""
+class Source(NamedTuple):
+    """A dataset that is split and standardized, before its splits are cut to size."""
+
+    indices: list[np.ndarray]  # of each split's examples, shuffled
+    x: Callable[[np.ndarray], np.ndarray]  # indices [n] -> inputs [n, D]
+    y: Callable[[np.ndarray], np.ndarray]  # indices [n] -> labels [n] or targets [n, K]
+
+
+def source(
+    name: str,
+    classes: tuple[int, ...] | None = None,
+    seed: int = 0,
+    sample: int = MAX_SIZES[0],
+) -> Source:
+    """What `dataset` takes its examples from; `sample` of the train split standardize.
+
+    Raises:
+      ConfigError: as `dataset`.
+    """
+    raw = _raw(name)
     every = (len(raw.y),) * len(SPLITS)
     indices = split_indices(raw.group, seed, num_test=raw.num_test, sizes=every)
-    return [
-        i[np.isin(raw.y[i], classes)][:size]
-        for i, size in zip(indices, sizes, strict=True)
-    ]
+    train = indices[0][:sample]
+    # A pixel that is almost always blank would explode if it had a scale of its own.
+    x, y = _standardized(raw.x, train, axis=None if raw.image else 0), raw.y.__getitem__
+    if not has_classes(name):
+        y = _standardized(raw.y, train, axis=0)
+    if classes is not None:
+        indices = [i[np.isin(raw.y[i], classes)] for i in indices]
+        y = partial(_relabeled, raw.y, np.asarray(classes))
+    return Source(indices, x, y)
 
 
-def _standardized(
-    values: np.ndarray, train: np.ndarray, indices: list[np.ndarray], *, axis: int | None
-):
-    """The rows of each split, their columns centered and brought to unit RMS, each or
-    all, by the rows `train`; a column that is constant there keeps its scale.
+def _relabeled(y: np.ndarray, classes: np.ndarray, i: np.ndarray) -> np.ndarray:
+    return np.argmax(y[i][:, None] == classes, axis=1)
+
+
+def _standardized(values: Any, train: np.ndarray, *, axis: int | None):
+    """`indices -> rows`, their columns centered and brought to unit RMS, each or all, by
+    the rows `train`; a column that is constant there keeps its scale.
     """
     train = values[train].astype(np.float64)
     mean = train.mean(axis=0)
     scale = np.sqrt(((train - mean) ** 2).mean(axis=axis))
     scale = np.where(np.ptp(train, axis=axis) == 0, 1.0, scale)
-    return [(values[i] - mean) / scale for i in indices]
+    return lambda i: (values[i] - mean) / scale
 
 
 @lru_cache(maxsize=2)  # two, because a dataset from disk may be large
@@ -199,11 +224,7 @@ def train_size(name: str, classes: tuple[int, ...] | None = None, seed: int = 0)
     Raises:
       ConfigError: as `dataset`.
     """
-    raw = _raw(name)
-    sizes = (len(raw.y),) * len(SPLITS)
-    if classes is not None:
-        return len(_of_classes(raw, classes, seed, sizes)[0])
-    return len(split_indices(raw.group, 0, num_test=raw.num_test, sizes=sizes)[0])
+    return len(source(name, classes, seed).indices[0])
 
 
 def image_shape(name: str) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +21,11 @@ class TaskGroup:
     Attributes:
       task: stands for all of them; its own data are not used.
       names: of the tasks.
-      data: leaves [tasks, ...].
+      data: leaves [tasks, ...]; of streamed tasks the first chunk, on the host.
       weights: of the tasks in the meta-loss; over all groups they sum to one.
       estimator: for one task.
       enters: the share of the outer steps before they take part.
+      streams: of the tasks; `()`: none of them is streamed.
     """
 
     task: Task
@@ -32,6 +34,20 @@ class TaskGroup:
     weights: tuple[float, ...]
     estimator: GradientEstimator
     enters: float = 0.0
+    streams: tuple[Callable[[int], Data], ...] = ()
+
+    def chunk(self, number: int) -> Data:
+        """The data with this chunk of each task."""
+        if not self.streams:
+            return self.data
+        datas = [stream(number) for stream in self.streams]
+        return jax.tree.map(
+            lambda first, *arrays: (
+                first if isinstance(first, jax.Array) else np.stack(arrays)
+            ),
+            self.data,
+            *datas,
+        )
 
 
 def group_tasks(
@@ -48,13 +64,23 @@ def group_tasks(
             weights=tuple(entry.weight / total for entry in group),
             estimator=make_estimator(group[0]),
             enters=group[0].enters,
+            streams=_streams(group),
         )
         for group in by_program(tasks)
     )
 
 
+def _streams(tasks: Sequence[SuiteTask]) -> tuple[Callable[[int], Data], ...]:
+    given = [entry.task for entry in tasks]
+    if not any(task.stream for task in given):
+        return ()
+    return tuple(task.stream or (lambda _, data=task.data: data) for task in given)
+
+
 def data_hashes(group: TaskGroup) -> dict[str, str]:
-    """By task, the hash of its data."""
+    """By task, the hash of its data: of a streamed one, of its fixed splits and the first
+    chunk. Which examples these hold depends on how many there are.
+    """
     stacked = jax.tree.map(np.asarray, group.data)
     return {
         name: data_hash(jax.tree.map(lambda x, i=i: x[i], stacked))
@@ -86,7 +112,14 @@ def _program_key(entry: SuiteTask) -> tuple:
 
 def stacked_data(tasks: Sequence[SuiteTask]) -> Data:
     """The data of tasks of one group: leaves [tasks, ...]."""
-    return jax.tree.map(lambda *xs: jnp.stack(xs), *[entry.task.data for entry in tasks])
+    is_streamed = any(entry.task.stream for entry in tasks)
+
+    def stacked(*arrays: Any) -> Any:
+        # A chunk must not stay on the device once the next one is there.
+        is_chunk = is_streamed and any(isinstance(x, np.ndarray) for x in arrays)
+        return np.stack(arrays) if is_chunk else jnp.stack(arrays)
+
+    return jax.tree.map(stacked, *[entry.task.data for entry in tasks])
 
 
 def over_tasks(function, group: TaskGroup):

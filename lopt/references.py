@@ -32,6 +32,7 @@ from lopt.config import UnrollConfig
 from lopt.errors import ConfigError
 from lopt.groups import TaskGroup, by_program, stacked_data
 from lopt.optimizers.learnable import learnable_adam
+from lopt.streams import with_data
 from lopt.suites import SuiteTask
 from lopt.unroll import Referenced, unroll
 
@@ -58,7 +59,7 @@ def referenced(
         initials, floors = compile_lowered(run.lower(*arguments))(*arguments)
         for entry, *numbers in zip(group, initials, floors, strict=True):
             initial, floor = (np.float32(number) for number in numbers)
-            found[entry.task.name] = Referenced(entry.task.data, initial, floor)
+            found[entry.task.name] = partial(Referenced, initial=initial, floor=floor)
             if not floor < initial:
                 raise ConfigError(
                     f"task `{entry.task.name}`: Adam does not lower its loss in "
@@ -66,7 +67,7 @@ def referenced(
                     hint="read it by another `unroll.meta_transform` than `relative`",
                 )
     return [
-        replace(entry, task=replace(entry.task, data=found[entry.task.name]))
+        replace(entry, task=with_data(entry.task, found[entry.task.name]))
         for entry in tasks
     ]
 

@@ -81,7 +81,7 @@ class Trainer:
 
     @property
     def datas(self) -> tuple[Data, ...]:
-        """Each group's data: the last argument of `step`."""
+        """Each group's data, the first chunk of those that are streamed."""
         return tuple(group.data for group in self.groups)
 
     @property
@@ -162,8 +162,8 @@ class Trainer:
           on_group: called with (programs finished, programs in all).
 
         Returns:
-          `(state, factors=None) -> (state, metrics)`, as `step`. The particles of its
-          argument are donated.
+          `(state, datas, factors=None) -> (state, metrics)`, as `step`. The particles of
+          its argument are donated; data, of the shapes of `datas`, are not.
         """
         programs, futures, gradients = [], [], []
         with ThreadPoolExecutor() as pool:
@@ -184,10 +184,11 @@ class Trainer:
         def resting(i: int) -> MetaGradient:
             return jax.device_put(_zeros(gradients[i]), state.step.sharding)
 
-        def step(now: TrainState, factors: Factors = None) -> tuple[TrainState, Metrics]:
+        def step(
+            now: TrainState, datas: tuple[Data, ...], factors: Factors = None
+        ) -> tuple[TrainState, Metrics]:
             def estimate(i: int, states: EstimatorState):
-                data = self.groups[i].data
-                return programs[i](now.theta, states, now.key, data, now.step)
+                return programs[i](now.theta, states, now.key, datas[i], now.step)
 
             return self._step(now, factors, estimate, resting, update)
 

@@ -88,7 +88,7 @@ def report_first_call(chosen: Any) -> None:
     with ThreadPoolExecutor(1) as pool:  # as `lopt meta-train` does
         state = pool.submit(trainer.init, jax.random.key(0))
         step = trainer.compile(trainer.placed(trainer.shapes()))
-    jax.block_until_ready(step(state.result()))
+    jax.block_until_ready(step(state.result(), trainer.datas))
     result = {
         "seconds": round(time.perf_counter() - start, 2),
         "cpu_seconds": round(time.process_time() - cpu, 2),

@@ -106,7 +106,7 @@ def outer_steps(trainer: Trainer, state: TrainState | None = None) -> Call:
 
     def call() -> int:
         nonlocal state
-        state, metrics = step(state)
+        state, metrics = step(state, trainer.datas)
         jax.block_until_ready(metrics)
         return int(metrics.num_steps)
 

@@ -100,7 +100,7 @@ def test_npz_damaged_anywhere(tmp_path, pack):
         ("{'descr': '<f8', 'fortran_order': False, 'shape': (10**9, 4), }", "npz file"),
         (
             "{'descr': '<f8', 'fortran_order': False, 'shape': (9000000000, 4), }",
-            "at most",
+            "must have 288000000000 bytes in `x`, as its header states, got 1280",
         ),
         ("{'descr': '|O', 'fortran_order': False, 'shape': (40, 4), }", "got objects"),
         ("{'descr': '<f8', 'shape': (40, 4), }", "is not a whole npz file"),

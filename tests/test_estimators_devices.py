@@ -59,13 +59,13 @@ def test_sharded_resumed_and_lowered(name, key):
         traced.lower(lowering_platforms=(platform,))
 
     step = trainer.compile(state)
-    middle, first = step(state)
+    middle, first = step(state, trainer.datas)
     assert not jax.tree.leaves(middle.estimator_states)[0].sharding.is_fully_replicated
     saved = on_host(middle)
-    straight, second = step(middle)
-    again, _ = step(trainer.place(saved))
+    straight, second = step(middle, trainer.datas)
+    again, _ = step(trainer.place(saved), trainer.datas)
     np.testing.assert_array_equal(straight.theta["log_rate"], again.theta["log_rate"])
-    _, repeated = step(trainer.place(start))
+    _, repeated = step(trainer.place(start), trainer.datas)
     np.testing.assert_array_equal(first.loss, repeated.loss)
     assert float(second.loss) != float(first.loss)
 

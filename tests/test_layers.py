@@ -15,7 +15,7 @@ LAYERS = (
     {"base", "bundled", "compiling", "errors"},
     {"config", "disk", "numerics", "prng"},
     {"checks", "data", "features", "mixtures", "mup", "packing"},
-    {"bases", "corpus", "factories", "files"},
+    {"bases", "corpus", "factories", "files", "streams"},
     {"augmentation", "families", "guard", "optimizers", "options", "unroll"},
     {"estimators", "finetuning", "outer", "weights"},
     {"checkpoint", "suites"},

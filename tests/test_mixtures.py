@@ -115,7 +115,9 @@ def test_the_expected_step_is_the_step_of_all_groups(trainer, key):
 
     def moved(factors):
         particles = jax.tree.map(jnp.copy, state.estimator_states)  # they are donated
-        after, _ = step(state._replace(estimator_states=particles), factors)
+        after, _ = step(
+            state._replace(estimator_states=particles), trainer.datas, factors
+        )
         return np.asarray(after.theta["log_rate"] - state.theta["log_rate"])
 
     steps = [chance * moved(factors) for factors, chance in chances.items()]
@@ -128,7 +130,7 @@ def test_what_rests_waits_and_is_not_counted(trainer, key):
     state = trainer.init(key)
     waiting = jax.tree.map(np.asarray, state.estimator_states[1])
     step = trainer.compile(state)
-    after, metrics = step(state, (1.0, 0.0, 2.0))
+    after, metrics = step(state, trainer.datas, (1.0, 0.0, 2.0))
     jax.tree.map(np.testing.assert_array_equal, waiting, after.estimator_states[1])
     np.testing.assert_array_equal(metrics.stepped, [True, False, True])
     assert metrics.task_losses[1] == 0 != metrics.task_losses[0]
@@ -137,7 +139,7 @@ def test_what_rests_waits_and_is_not_counted(trainer, key):
     )
     assert int(metrics.num_steps) == 2 * 4 * 4
     np.testing.assert_array_equal(after.task_scales.number, [1, 0, 1])
-    after, metrics = step(after, (0.0, 4.0, 0.0))
+    after, metrics = step(after, trainer.datas, (0.0, 4.0, 0.0))
     np.testing.assert_array_equal(after.task_scales.number, [1, 1, 1])
     # The first meta-gradient of a task gets norm 1, whenever that is.
     np.testing.assert_allclose(metrics.grad_norm, 1.0, rtol=1e-5)

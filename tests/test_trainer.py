@@ -29,7 +29,7 @@ def leaves_equal(a, b):
 def advance(trainer, state, num_steps):
     step = trainer.compile(state)
     for _ in range(num_steps):
-        state, metrics = step(state)
+        state, metrics = step(state, trainer.datas)
     return state, metrics
 
 
@@ -130,7 +130,7 @@ def test_meta_training_improves_a_bad_start(key):
     step = trainer.compile(state)
     losses = []
     for _ in range(60):
-        state, metrics = step(state)
+        state, metrics = step(state, trainer.datas)
         losses.append(float(metrics.loss))
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
     assert np.all(np.exp(state.theta["log_rate"]) > 0.1)

@@ -241,6 +241,7 @@ class RunConfig:
       keep_checkpoints: how many of the newest checkpoints stay on disk.
       tasks_per_step: how many tasks an outer step takes, drawn by weight; 0: all. Tasks
         that share a compiled program count as one, and are drawn together.
+      stream_every: outer steps that each chunk of a streamed task is trained on.
       optimizer: the learned optimizer.
       estimator: the meta-gradient's estimator.
       unroll: truncation and meta-loss.
@@ -257,6 +258,7 @@ class RunConfig:
     checkpoint_every: int = 25
     keep_checkpoints: int = 2
     tasks_per_step: int = 0
+    stream_every: int = 10
     optimizer: ComponentConfig = field(
         default_factory=lambda: ComponentConfig(name=DEFAULTS["optimizer"])
     )
@@ -272,7 +274,12 @@ class RunConfig:
     def __post_init__(self):
         check_types(self)
         require(self, "seed", self.seed >= 0, "not be negative")
-        for key in ("outer_steps", "checkpoint_every", "keep_checkpoints"):
+        for key in (
+            "outer_steps",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "stream_every",
+        ):
             require(self, key, getattr(self, key) >= 1, "be at least 1")
         _check_tasks(self)
         most = len(self.tasks)

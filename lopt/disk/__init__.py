@@ -1,4 +1,4 @@
-"""Datasets from disk: what lies at a path, read whole, checked, and nothing executed.
+"""Datasets from disk: what lies at a path, read, checked, and nothing executed.
 
 The format is told by names:
 
@@ -11,9 +11,10 @@ The format is told by names:
 
 A text is any file, read as bytes, or such a folder with a column `text`.
 
-Nothing is downloaded. A set is read once in a process, and lives in memory: one of more
-than `LARGEST` numbers is refused. Whatever is wrong is one `ConfigError`, which names the
-file, the rule and the value.
+Nothing is downloaded. A set is read once in a process, and lives in memory. Of more than
+`LARGEST` numbers, inputs stay on disk and are read by and by, in a plain IDX file or an
+`.npz` that is not compressed; such sets in other formats are refused. Whatever is wrong
+is one `ConfigError`, which names the file, the rule and the value.
 """
 
 import os

@@ -10,9 +10,12 @@ import math
 import re
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from lopt.disk import source
+from lopt.disk.records import stretch
 from lopt.disk.source import Part, check_size, damaged, reading
 from lopt.errors import ConfigError
 
@@ -63,15 +66,18 @@ def _read_pair(images: Path) -> Part:
             f"`{name}.gz`",
             hint="copy or download that file, too",
         )
-    x, y = _read(images, rank=3), _read(labels, rank=1)
+    x, y = _read(images, rank=3, may_stay=True), _read(labels, rank=1)
     if len(x) != len(y):
         rule = f"must have a label for each of the {len(x)} images of `{images.name}`"
         raise damaged(labels, f"{rule}, got {len(y)}")
-    return Part(labels, x[..., None], y)
+    return Part(labels, x.reshape(*x.shape, 1), y)
 
 
-def _read(path: Path, *, rank: int) -> np.ndarray:
-    """The bytes of a file, in the shape that its header states."""
+def _read(path: Path, *, rank: int, may_stay: bool = False) -> Any:
+    """The bytes of a file, in the shape that its header states.
+
+    Too many for the memory stay on disk if they may, and are not packed.
+    """
     length = 4 * (1 + rank)
     with reading(path, "gzip"), open(path, "rb") as raw:
         packed = raw.read(2) == _GZIP  # by content: browsers unpack, and keep the name
@@ -85,6 +91,8 @@ def _read(path: Path, *, rank: int) -> np.ndarray:
         if magic != 0x0800 + rank:
             rule = f"must begin with the magic number 0x{0x0800 + rank:08x}"
             raise damaged(path, f"{rule}, got 0x{magic:08x}")
+        if may_stay and not packed and math.prod(shape) > source.LARGEST:
+            return stretch(path, raw, length, tuple(shape), np.dtype(np.uint8))
         check_size(path, tuple(shape))
         size = math.prod(shape)
         # One more than there should be: what is too long is found, but not unpacked.

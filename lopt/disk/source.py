@@ -8,8 +8,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +18,8 @@ from lopt.bundled import Raw
 from lopt.errors import ConfigError
 
 LARGEST = 2**28
-"""Numbers in a set's inputs, at most: 1 GiB as float32."""
+"""Numbers of inputs in memory, at most, of a set or of a chunk of one that is streamed:
+1 GiB as float32."""
 FEWEST = 20
 """Examples that are split, at least: of fewer a split would have next to none."""
 _HUGE = np.float64(1e18)  # its square is still a float32
@@ -43,8 +45,31 @@ class Part(NamedTuple):
     """A part of a dataset, and the file to blame for it."""
 
     file: Path
-    x: np.ndarray  # [n, D], a table; or [n, H, W, C], images
+    x: Any  # [n, D], a table; or [n, H, W, C], images: an array, or a `Stretch` of a file
     y: np.ndarray  # [n], integers; or [n, K], targets
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Inputs [N, D], in part on disk; like an array that only indices index."""
+
+    parts: tuple[Any, ...]  # each [n, ...], as of a `Part`
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        """These rows, [len(indices), D].
+
+        Raises:
+          ConfigError: as by `Stretch`.
+        """
+        ends = np.cumsum([len(part) for part in self.parts])
+        owner = np.searchsorted(ends, indices, side="right")
+        width = math.prod(self.parts[0].shape[1:])
+        dtype = np.result_type(*[part.dtype for part in self.parts])
+        found = np.empty((len(indices), width), dtype)
+        for i, (part, end) in enumerate(zip(self.parts, ends, strict=True)):
+            rows = part[indices[owner == i] - (end - len(part))]
+            found[owner == i] = rows.reshape(len(rows), width)
+        return found
 
 
 def joined(train: Part, test: Part | None = None) -> Raw:
@@ -66,16 +91,21 @@ def joined(train: Part, test: Part | None = None) -> Raw:
         rule = f"must have at least {FEWEST} examples"
         raise ConfigError(f"`{train.file}` {rule}, got {len(train.y)}")
     targets_differ = train.y.ndim == 1 or np.ptp(train.y, axis=0).all()
-    for what, differ in (("inputs", np.ptp(train.x)), ("targets", targets_differ)):
+    inputs_differ = _on_disk(train) or np.ptp(train.x)
+    for what, differ in (("inputs", inputs_differ), ("targets", targets_differ)):
         if not differ:
             rule = f"must have {what} that differ"
             raise ConfigError(f"`{train.file}` {rule}, got all alike")
-    x, y = (np.concatenate([getattr(part, name) for part in parts]) for name in "xy")
+    y, image = np.concatenate([part.y for part in parts]), train.x.shape[1:]
+    if any(map(_on_disk, parts)):
+        x = Inputs(tuple(part.x for part in parts))
+    else:
+        x = np.concatenate([part.x for part in parts]).reshape(len(y), -1)
     return Raw(
-        x=x.reshape(len(x), -1),
+        x=x,
         y=(y - _first_class(parts)).astype(np.int64) if y.ndim == 1 else y,
         group=np.arange(len(y)),
-        image=x.shape[1:] if x.ndim == 4 else None,
+        image=image if len(image) == 3 else None,
         num_test=0 if test is None else len(test.y),
     )
 
@@ -89,13 +119,26 @@ def _check(part: Part) -> None:
         rule = f"must have labels for {len(part.x)} examples"
         raise ConfigError(f"`{part.file}` {rule}, got {len(part.y)}")
     for name, values in (("x", part.x), ("y", part.y)):
-        if values.dtype.kind == "f":
-            rows = values.reshape(len(values), -1)
-            wrong = np.argwhere(~(np.abs(rows) <= _HUGE))  # nan, too
-            if len(wrong):
-                got = f"{rows[tuple(wrong[0])]} in example {wrong[0][0]}"
-                rule = f"must have in `{name}` finite numbers of at most {_HUGE:g}"
-                raise ConfigError(f"`{part.file}` {rule}, got {got}")
+        if isinstance(values, np.ndarray):  # what stays on disk, where it is read
+            check_finite(part.file, name, values)
+
+
+def _on_disk(part: Part) -> bool:
+    return not isinstance(part.x, np.ndarray)
+
+
+def check_finite(
+    path: Path, name: str, values: np.ndarray, numbers: np.ndarray | None = None
+) -> None:
+    """Refuses examples [n, ...] that are not finite, telling their `numbers`, if any."""
+    if values.dtype.kind == "f":
+        rows = values.reshape(len(values), -1)
+        wrong = np.argwhere(~(np.abs(rows) <= _HUGE))  # nan, too
+        if len(wrong):
+            place = wrong[0][0] if numbers is None else numbers[wrong[0][0]]
+            got = f"{rows[tuple(wrong[0])]} in example {place}"
+            rule = f"must have in `{name}` finite numbers of at most {_HUGE:g}"
+            raise ConfigError(f"`{path}` {rule}, got {got}")
 
 
 def _first_class(parts: list[Part]) -> int:
@@ -125,7 +168,8 @@ def check_size(path: Path, shape: tuple[int, ...]) -> None:
         raise ConfigError(
             f"`{path}` must have at most {LARGEST} numbers, got "
             + " x ".join(map(str, shape)),
-            hint="lopt streams no dataset yet: keep fewer or smaller examples",
+            hint="take fewer or smaller examples; larger sets stay on disk if they are "
+            "plain IDX files, or an `.npz` that `numpy.savez` wrote",
         )
 
 

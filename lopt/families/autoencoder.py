@@ -47,6 +47,7 @@ def autoencoder(
     eval_examples: int | None = None,
     classes: Sequence[int] | None = None,
     data_seed: int = 0,
+    stream_examples: int | None = None,
 ) -> Task:
     """An autoencoder, plain or variational; metrics: `reconstruction`, `kl`.
 
@@ -65,7 +66,7 @@ def autoencoder(
       ConfigError: an option is out of range, or names something unknown.
     """
     options = locals()
-    data, suffix = load(**taken(load, options))
+    data, suffix, stream = load(**taken(load, options))
     net = Network(**taken(Network, options))
     check_integers(1, code_size=code_size, batch_size=batch_size)
     check_choices((True, False), variational=variational)
@@ -76,7 +77,8 @@ def autoencoder(
     weight = float(kl_weight) if variational else 0.0
     task = _task(net, data["train"][0].shape[1], code_size, weight, batch_size)
     bound = guess_bound(x for x, _ in data.values())
-    return replace(task, name=name + net.suffix + suffix, data=data, loss_bound=bound)
+    name += net.suffix + suffix
+    return replace(task, name=name, data=data, stream=stream, loss_bound=bound)
 
 
 @cache

@@ -56,6 +56,7 @@ def convnet(
     eval_examples: int | None = None,
     classes: Sequence[int] | None = None,
     data_seed: int = 0,
+    stream_examples: int | None = None,
 ) -> Task:
     """A convolutional classifier of images; metrics: `accuracy`.
 
@@ -74,7 +75,7 @@ def convnet(
       ConfigError: an option is out of range, or names something unknown.
     """
     options = locals()
-    data, suffix = load(of="classes", **taken(load, options))
+    data, suffix, stream = load(of="classes", **taken(load, options))
     net = Network(**taken(Network, options))
     check_integers(1, batch_size=batch_size, stride=stride)
     check_choices((True, False), residual=residual)
@@ -84,7 +85,8 @@ def convnet(
     num_classes = count_classes(data)
     task = _task(net, image_shape(dataset), num_classes, stride, residual, batch_size)
     bound = loss_bound(num_classes)
-    return replace(task, name=name + net.suffix + suffix, data=data, loss_bound=bound)
+    name += net.suffix + suffix
+    return replace(task, name=name, data=data, stream=stream, loss_bound=bound)
 
 
 @cache

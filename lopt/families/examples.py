@@ -2,18 +2,28 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 
 from lopt.base import Array, Batch, Data, Params, PRNGKey, Specs, Split, Task
 from lopt.checks import check_integers, check_numbers, check_positive
 from lopt.config import BrokenRule
-from lopt.data import Examples, classes_of, has_classes, sample_batch, train_size
+from lopt.data import classes_of, has_classes, sample_batch, train_size
 from lopt.data import dataset as splits_of
 from lopt.families.stateless import Measured, stateless_task
+from lopt.streams import Chunk, chunks
 
-Splits = dict[Split, Examples]
+Splits = dict[Split, Any]
+"""Examples; those of a chunk are on the host."""
+
+
+class Loaded(NamedTuple):
+    """What of a dataset makes a task."""
+
+    data: Splits  # with a stream, the first chunk
+    suffix: str  # what the task's name tells of it
+    stream: Callable[[int], Splits] | None
 
 
 def load(
@@ -27,14 +37,17 @@ def load(
     eval_examples: int | None = None,
     classes: Sequence[int] | None = None,
     data_seed: int = 0,
-) -> tuple[Splits, str]:
-    """A dataset as a family's options want it, and what of that a task's name tells.
+    stream_examples: int | None = None,
+) -> Loaded:
+    """A dataset as a family's options want it.
 
     Args:
       dataset: a key of `lopt.data.DATASETS`, or a path.
       of: what its examples must have; None: anything.
       num_examples: and all that follow: as in `lopt.data.dataset`; `classes` are at least
         two.
+      stream_examples: of the train split are on the device at a time, as a chunk
+        (`lopt.streams`); None: `num_examples`, all the time.
 
     Raises:
       ConfigError: an option is out of range, or no dataset has this name.
@@ -59,25 +72,45 @@ def load(
         "be a finite number",
         input_offset=input_offset,
     )
+    varied = {
+        "label_noise": label_noise,
+        "input_scale": input_scale,
+        "input_offset": input_offset,
+        "classes": classes,
+        "seed": data_seed,
+    }
     data = splits_of(
-        dataset,
-        num_examples=num_examples,
-        label_noise=label_noise,
-        input_scale=input_scale,
-        input_offset=input_offset,
-        eval_examples=eval_examples,
-        classes=classes,
-        seed=data_seed,
+        dataset, num_examples=num_examples, eval_examples=eval_examples, **varied
     )
+    stream = None
+    if stream_examples is not None:
+        most = train_size(dataset, classes, data_seed)
+        check_integers(1, most=most, stream_examples=stream_examples)
+        if num_examples is not None:
+            rule = "be absent where `num_examples` is given"
+            raise BrokenRule("stream_examples", rule, stream_examples)
+        stream = _stream(data, chunks(dataset, size=stream_examples, **varied))
+        data = stream(0)
+        highest = max(int(y.max()) for _, y in data.values())
+        if of == "classes" and highest + 1 < len(classes or classes_of(dataset)):
+            rule = "be so many that the first chunk has the last class"
+            raise BrokenRule("stream_examples", rule, stream_examples)
     if any(len(y) == 0 for _, y in data.values()):
         raise BrokenRule("classes", "have examples in every split", classes)
     suffix = f"-classes-{'-'.join(map(str, classes))}" if classes is not None else ""
     suffix += f"-{num_examples}-examples" if num_examples is not None else ""
+    suffix += f"-stream-{stream_examples}" if stream_examples is not None else ""
     suffix += f"-eval-{eval_examples}" if eval_examples is not None else ""
     suffix += f"-noise-{label_noise:g}" if label_noise else ""
     suffix += f"-scale-{input_scale:g}" if input_scale != 1 else ""
     suffix += f"-offset-{input_offset:g}" if input_offset else ""
-    return data, suffix + (f"-data-{data_seed}" if data_seed else "")
+    suffix += f"-data-{data_seed}" if data_seed else ""
+    return Loaded(data, suffix, stream)
+
+
+def _stream(fixed: Splits, chunk: Callable[[int], Chunk]) -> Callable[[int], Splits]:
+    """Chunks of the train split, in their place among splits that stay."""
+    return lambda number: {**fixed, "train": chunk(number)}
 
 
 def _checked_classes(classes: Any, dataset: str) -> tuple[int, ...]:

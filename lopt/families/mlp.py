@@ -39,6 +39,7 @@ def mlp(
     eval_examples: int | None = None,
     classes: Sequence[int] | None = None,
     data_seed: int = 0,
+    stream_examples: int | None = None,
 ) -> Task:
     """A multilayer perceptron that classifies; metrics: `accuracy`.
 
@@ -59,12 +60,14 @@ def mlp(
       eval_examples: of each other split, at most; None: 400.
       classes: of whose examples the task is, labelled 0, 1, … in this order; None: all.
       data_seed: of the examples and labels that are drawn, and of the splits but test.
+      stream_examples: of the train split are on the device at a time; meta-training goes
+        through all of it in such chunks (`lopt.streams`). All else sees the first one.
 
     Raises:
       ConfigError: an option is out of range, or names something unknown.
     """
     options = locals()
-    data, suffix = load(of="classes", **taken(load, options))
+    data, suffix, stream = load(of="classes", **taken(load, options))
     net = Network(**taken(Network, options))
     check_integers(1, batch_size=batch_size)
     check_choices(("stated", "inferred"), specs=specs)
@@ -75,7 +78,8 @@ def mlp(
     ends = data["train"][0].shape[1], count_classes(data)
     task = _task(net, ends, batch_size, specs)
     bound = loss_bound(ends[1])
-    return replace(task, name=name + suffix, data=data, loss_bound=bound)
+    name += suffix
+    return replace(task, name=name, data=data, stream=stream, loss_bound=bound)
 
 
 @cache

@@ -36,6 +36,7 @@ def regression(
     input_offset: float = 0.0,
     eval_examples: int | None = None,
     data_seed: int = 0,
+    stream_examples: int | None = None,
 ) -> Task:
     """A multilayer perceptron trained on squared error; metrics: `r2`.
 
@@ -43,7 +44,7 @@ def regression(
 
     Args:
       dataset: a name in `lopt.data.DATASETS` or a path (`lopt.disk`), of targets.
-      width: and all from here to `data_seed`: as of `mlp`.
+      width: and all from here to `stream_examples`: as of `mlp`.
       depth: 0 is linear regression.
       batch_size: examples of a minibatch, drawn with replacement.
       activation: and all from here to `output_init`: see `lopt.families.network.Network`.
@@ -53,7 +54,7 @@ def regression(
       ConfigError: an option is out of range, or names something unknown.
     """
     options = locals()
-    data, suffix = load(of="targets", **taken(load, options))
+    data, suffix, stream = load(of="targets", **taken(load, options))
     net = Network(**taken(Network, options))
     check_integers(1, batch_size=batch_size)
     x, y = data["train"]
@@ -62,6 +63,7 @@ def regression(
         _task(net, (x.shape[1], y.shape[1]), batch_size),
         name=name + net.suffix + suffix,
         data=data,
+        stream=stream,
         loss_bound=guess_bound(y for _, y in data.values()),
     )
 

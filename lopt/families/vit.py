@@ -54,6 +54,7 @@ def vit(
     eval_examples: int | None = None,
     classes: Sequence[int] | None = None,
     data_seed: int = 0,
+    stream_examples: int | None = None,
 ) -> Task:
     """A vision transformer that classifies images; metrics: `accuracy`.
 
@@ -69,7 +70,7 @@ def vit(
       ConfigError: an option is out of range, or names something unknown.
     """
     options = locals()
-    data, suffix = load(of="classes", **taken(load, options))
+    data, suffix, stream = load(of="classes", **taken(load, options))
     blocks, image = Blocks(**taken(Blocks, options)), image_shape(dataset)
     check_integers(1, batch_size=batch_size, patch_size=patch_size)
     if image[0] % patch_size or image[1] % patch_size:
@@ -79,7 +80,8 @@ def vit(
     name += ("-plain" if form == "plain" else "") + suffix
     num_classes = count_classes(data)
     task = _task(blocks, image, patch_size, num_classes, batch_size)
-    return replace(task, name=name, data=data, loss_bound=loss_bound(num_classes))
+    bound = loss_bound(num_classes)
+    return replace(task, name=name, data=data, stream=stream, loss_bound=bound)
 
 
 @cache

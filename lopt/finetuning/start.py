@@ -20,6 +20,7 @@ import numpy as np
 from lopt.base import Batch, Data, ModelState, Params, PRNGKey, Split, Task, WithFrozen
 from lopt.config import BrokenRule
 from lopt.errors import ConfigError
+from lopt.streams import with_data
 
 Place = Literal["trained", "frozen", "fresh"]
 """From the start and trained; from the start and not trained; initialized anew."""
@@ -112,9 +113,8 @@ def started(
     ]
     is_fresh = tuple(place == "fresh" for place in chosen.values())
     return replace(
-        task,
+        with_data(task, lambda data: {"task": data, "start": start}),
         name=f"{task.name}-finetuned",
-        data={"task": task.data, "start": start},
         specs=treedef.unflatten(specs),
         **_functions(task.init, task.batch, task.eval_batch, task.loss, is_fresh),
     )

@@ -20,6 +20,7 @@ from lopt.files import fileformat, rundir, snapshots
 from lopt.groups import data_hashes
 from lopt.references import recorded
 from lopt.run.build import build
+from lopt.run.feeding import feeding
 from lopt.run.loop import Log, Progress, Silent, loop
 from lopt.run.plan import Plan, plan
 from lopt.run.selection import Score, Selector, build_selector, chosen, selected
@@ -159,6 +160,7 @@ class _Work:
         done = self.progress.compiled
         total = len(self.trainer.groups) + (self.selector is not None)
         done(0, total)
+        datas_after = feeding(self.trainer, self.config.stream_every, self.todo.step)
         restored = None if folder is None else self.restored(folder)
         shapes = self.trainer.placed(self.shapes())
         with ThreadPoolExecutor(1) as pool:
@@ -168,7 +170,7 @@ class _Work:
             state = making.result()
 
         def step(state: TrainState, number: int) -> tuple[TrainState, Metrics]:
-            return compiled(state, self.trainer.factors(number))
+            return compiled(state, datas_after(number), self.trainer.factors(number))
 
         if self.selector is None:
             return state, step, None, {}

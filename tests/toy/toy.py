@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lopt.base import SPLITS, LearnedOptimizer, ParamSpec, Task
@@ -26,11 +27,17 @@ def _loss(params, model_state, batch, key):
     return loss, (model_state, {})
 
 
-def task(*, scale: float = 1.0) -> Task:
-    """A noisy paraboloid; its center is so many times further out."""
+def task(*, scale: float = 1.0, streamed: bool = False) -> Task:
+    """A noisy paraboloid; its center is so many times further out, in each chunk more."""
+    data = {split: scale * jnp.asarray([1.0, -1.0, 0.5]) for split in SPLITS}
+
+    def stream(chunk):
+        return {**data, "train": np.asarray(data["train"]) + np.float32(chunk)}
+
     return Task(
         name="toy",
-        data={split: scale * jnp.asarray([1.0, -1.0, 0.5]) for split in SPLITS},
+        data=stream(0) if streamed else data,
+        stream=stream if streamed else None,
         specs={"w": ParamSpec(role="bias", shape=(3,))},
         loss_bound=100.0,
         init=_init,
