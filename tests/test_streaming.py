@@ -120,7 +120,7 @@ def test_what_wraps_data_wraps_chunks(tmp_path):
     np.testing.assert_array_equal(x, task.stream(2)["train"][0])
 
 
-def test_a_resumed_run_is_an_uninterrupted_one(compiled, tmp_path):
+def test_a_resumed_run_is_an_uninterrupted_one(tmp_path):
     """Stopped in a chunk (after step 3), and at a border (after step 6)."""
     straight, folder = tmp_path / "straight", tmp_path / "run"
     streamed_run(straight)
@@ -139,7 +139,7 @@ def test_a_resumed_run_is_an_uninterrupted_one(compiled, tmp_path):
     assert untimed(folder)[2:] != untimed(straight)[2:]
 
 
-def test_a_chunk_is_loaded_ahead_and_waited_for(compiled):
+def test_a_chunk_is_loaded_ahead_and_waited_for():
     """A slow reader changes no bits; no swap compiles anything."""
     straight = streamed_run().metrics
     trainer, loaded, gate, compiles = streamed_trainer(), [], threading.Event(), []
@@ -222,7 +222,7 @@ def test_rows_on_disk_are_those_in_memory(tmp_path, monkeypatch, has_test):
             np.testing.assert_array_equal(kept.x[i], whole.x[i])
 
 
-def test_a_run_from_disk_is_a_run_from_memory(tmp_path, monkeypatch, compiled):
+def test_a_run_from_disk_is_a_run_from_memory(tmp_path, monkeypatch):
     pytest.importorskip("grain", reason="grain is not installed")
     write_set(tmp_path)
     options = "dataset = 'a.npz'\nstream_examples = 70\nwidth = 4\ndepth = 1"
@@ -276,7 +276,7 @@ def test_a_file_that_changes_is_found(tmp_path, monkeypatch, change):
 
 
 def test_a_chunk_that_cannot_be_read_ends_a_run_that_can_be_resumed(
-    compiled, tmp_path, monkeypatch
+    tmp_path, monkeypatch
 ):
     def refuse(group, number):
         if number == 2:
