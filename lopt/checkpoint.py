@@ -8,6 +8,7 @@ optax optimizer.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,9 @@ def load(
     if isinstance(num_steps, int) and num_steps < 1:
         raise ValueError(f"`num_steps` must be at least 1, got {num_steps}")
     found = read(path_or_name, trust=trust)
-    return guarded(found.lopt.opt_fn(found.theta, specs=specs, num_steps=num_steps))
+    return guarded(
+        partial(found.lopt.opt_fn, found.theta, num_steps=num_steps), specs=specs
+    )
 
 
 def load_theta(path_or_name: str | Path, *, trust: bool = False) -> MetaParams:
