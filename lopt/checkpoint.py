@@ -1,9 +1,9 @@
 """Learned optimizers from files and runs: `load`, and what is behind it.
 
 A learned optimizer with its weights comes from an exported file, by path or by the name
-of a released one, from a run's folder (its selected weights, or its last), or from the
-folder of one snapshot. All four are a `Checkpoint`, and `load` makes any of them an
-optax optimizer.
+of a released one, from such a file in a folder for the Hugging Face Hub, from a run's
+folder (its selected weights, or its last), or from that of one snapshot. All five are a
+`Checkpoint`, and `load` makes any of them an optax optimizer.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from lopt import factories, options, weights
 from lopt.base import LearnedOptimizer, MetaParams, Specs
 from lopt.config import released
 from lopt.errors import CheckpointError, ConfigError
-from lopt.files import fileformat
+from lopt.files import fileformat, hub
 from lopt.files.fileformat import Header
 from lopt.guard import guarded
 from lopt.optimizers import OPTIMIZERS
@@ -59,7 +59,8 @@ def load(
         params = optax.apply_updates(params, updates)
 
     Args:
-      path_or_name: an exported file, a run, a snapshot, or a released name; a path wins.
+      path_or_name: an exported file or folder, a run, a snapshot, or a released name; a
+        path wins.
       num_steps: length of the training run; most learned optimizers need it.
       specs: a `ParamSpec` for each parameter (`lopt.param_specs`), which says what
         shapes cannot; None: inferred from shapes.
@@ -100,12 +101,12 @@ def read(
       ConfigError: a step of something else than a run.
     """
     path = locate(path_or_name)
-    if path.is_dir():
+    if path.is_dir() and not hub.is_folder(path):
         tensors, header = weights.read_folder(path, step)
     elif step is None:
-        tensors, header = fileformat.read(path)
+        tensors, header = hub.read(path)
     else:
-        raise ConfigError(f"only a run has steps to choose from, got the file `{path}`")
+        raise ConfigError(f"only a run has steps to choose from, got `{path}`")
     lopt = build_optimizer(header, path, trust=trust)
     theta = theta_from_tensors(tensors, lopt, path)
     return Checkpoint(path=path, lopt=lopt, theta=theta, header=header)
@@ -116,6 +117,12 @@ def save_file(checkpoint: Checkpoint, path: Path, *, overwrite: bool = False) ->
     theta = jax.device_get(checkpoint.theta)
     tensors = fileformat.flatten(theta)
     fileformat.write(path, tensors, checkpoint.header, overwrite=overwrite)
+
+
+def save_folder(checkpoint: Checkpoint, path: Path) -> None:
+    """Writes the folder for the Hugging Face Hub; the errors of `hub.write`."""
+    theta = jax.device_get(checkpoint.theta)
+    hub.write(path, fileformat.flatten(theta), checkpoint.header)
 
 
 def locate(path_or_name: str | Path) -> Path:

@@ -3,7 +3,7 @@
 It is updated with the parameters that it was initialized with, and else says so. Wrappers
 mask parameters out (`optax.masked`, `optax.partition`), keep them in boxes (Flax NNX
 initializes with `Variable`s, and updates with what is in them) or spread them over
-devices. Learned optimizers need to know nothing of it: what they get is a tuple of leaves.
+devices. Learned optimizers need to know nothing of it: they get a tuple of leaves.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,9 @@
 """Parameters that are spread over several devices.
 
-What jax compiles it shares out by itself, except over the *explicit* axes of a mesh, which
-is what `jax.make_mesh` makes: there each operation must be told how its result lies. The
-products and packs of learned optimizers are not; they run with automatic axes, and their
-results are laid out as what they replace.
+What jax compiles it shares out by itself, except over the *explicit* axes of a mesh,
+those that `jax.make_mesh` makes: there each operation must be told how its result lies.
+The products and packs of learned optimizers are not; they run with automatic axes, and
+their results are laid out as what they replace.
 """
 
 from collections.abc import Callable, Mapping, Sequence
