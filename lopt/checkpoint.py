@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from lopt import factories, options, weights
 from lopt.base import LearnedOptimizer, MetaParams, Specs
@@ -47,7 +48,7 @@ class Checkpoint:
 def load(
     path_or_name: str | Path,
     *,
-    num_steps: int | None = None,
+    num_steps: ArrayLike | None = None,
     specs: Specs | None = None,
     trust: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -61,7 +62,8 @@ def load(
     Args:
       path_or_name: an exported file or folder, a run, a snapshot, or a released name; a
         path wins.
-      num_steps: length of the training run; most learned optimizers need it.
+      num_steps: length of the training run; most learned optimizers need it. May be
+        traced, as by `optax.inject_hyperparams`.
       specs: a `ParamSpec` for each parameter (`lopt.param_specs`), which says what
         shapes cannot; None: inferred from shapes.
       trust: whether an optimizer that a Python file defines may be loaded.

@@ -1,4 +1,4 @@
-"""Loaded optimizers, a small network of two shapes of tensors, and a training loop."""
+"""Loaded optimizers, a small network, and a training loop that is compiled once."""
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,9 @@ NAMES = ("layerwise", "adafac_mlp", "celo2")
 def files(tmp_path_factory):
     """A file of each: the released `layerwise`, and others with random weights."""
     folder = tmp_path_factory.mktemp("files")
-    small = {"hidden_sizes": (4,)}
-    for name in NAMES[1:]:
-        save_file(made(name, **small), folder / f"{name}.safetensors")
     paths = {name: folder / f"{name}.safetensors" for name in NAMES[1:]}
+    for name, path in paths.items():
+        save_file(made(name, hidden_sizes=(2,)), path)
     return {"layerwise": released("checkpoints", "layerwise"), **paths}
 
 
@@ -28,22 +27,24 @@ def loaded(paths, name, specs=None):
     return lopt.load(paths[name], num_steps=NUM_STEPS, specs=specs)
 
 
-_w1, _w2, _x = (jax.random.normal(jax.random.key(i), (8, 8)) for i in range(3))
+_w1, _w2, x_16x8 = (np.random.default_rng(i).normal(size=(16, 8)) for i in range(3))
 PARAMS = {
-    "in": {"w": 0.3 * _w1, "b": jnp.full(8, 0.1)},
-    "out": {"w": 0.3 * _w2[:, :4], "b": jnp.full(4, -0.1)},
+    "in": {"w": 0.3 * jnp.float32(_w1[:8]), "b": jnp.full(8, 0.1)},
+    "out": {"w": 0.3 * jnp.float32(_w2[:8, :4])},
 }
-SPECS = lopt.param_specs(PARAMS, roles={"in/w": "input", "out/w": "output"})
+BASE = {"in": {"w": np.ones((8, 2)), "b": np.ones(2)}, "out": {"w": np.ones((2, 4))}}
+SPECS = lopt.param_specs(PARAMS, base_params=BASE)
+IS_MATRIX = {"in": {"w": True, "b": False}, "out": {"w": True}}
 
 
-def loss_fn(params, x=_x):
+def loss_fn(params):
+    x = jnp.float32(x_16x8)
     hidden = jnp.tanh(x @ params["in"]["w"] + params["in"]["b"][None])
-    out = hidden @ params["out"]["w"] + params["out"]["b"][None]
-    return jnp.mean(jnp.square(out - jnp.sin(x[:, :4])))
+    return jnp.mean(jnp.square(hidden @ params["out"]["w"] - jnp.sin(x[:, :4])))
 
 
-def train(optimizer, num_steps, params=PARAMS, state=None):
-    """The parameters after some steps, and the losses."""
+def stepper(optimizer, loss_fn=loss_fn):
+    """A compiled training step."""
 
     @jax.jit
     def step(params, state):
@@ -51,11 +52,16 @@ def train(optimizer, num_steps, params=PARAMS, state=None):
         updates, state = optimizer.update(grads, state, params, value=loss)
         return optax.apply_updates(params, updates), state, loss
 
-    state, losses = optimizer.init(params), []
+    return step
+
+
+def train(optimizer, num_steps, params=PARAMS, loss_fn=loss_fn):
+    """The parameters after some steps, the optimizer's state, and the losses."""
+    step, state, losses = stepper(optimizer, loss_fn), optimizer.init(params), []
     for _ in range(num_steps):
         params, state, loss = step(params, state)
         losses.append(float(loss))
-    return params, losses
+    return params, state, losses
 
 
 def assert_close(one, two, rtol=2e-5):
