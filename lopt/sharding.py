@@ -42,7 +42,8 @@ def laid_out(
     def run(args: Sequence[Any], arrays: Mapping[str, Any]) -> Any:
         return partial(function, **functions)(*args, **arrays)
 
-    return jax.sharding.auto_axes(run, out_sharding=layout)(args, arrays)
+    with_automatic_axes: Any = jax.sharding.auto_axes(run, out_sharding=layout)
+    return with_automatic_axes(args, arrays)
 
 
 def alike(tensors: Sequence[Array]) -> list[Array]:

@@ -247,7 +247,8 @@ def _transformation(
         updates = pack.unpack(update, params)
         return updates, LayerwiseState(step + 1, raw, tuple(states), averages)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    update: Any = update_fn  # optax's type does not know this state
+    return optax.GradientTransformationExtraArgs(init_fn, update)
 
 
 def _decide(
