@@ -225,7 +225,9 @@ def _transformation(
             averages=inputs.start_averages(pack.num_tensors, len(decays)),
         )
 
-    def update_fn(grads, state: LayerwiseState, params=None, *, value=None, **extra_args):
+    def update_fn(
+        grads, state: LayerwiseState, params=None, *, value: Any = None, **extra_args
+    ):
         del extra_args
         checks.check_params(params)
         checks.check_value(value)
