@@ -1,25 +1,27 @@
 """Learned optimizers from files and runs: `load`, and what is behind it.
 
 A learned optimizer with its weights comes from an exported file, by path or by the name
-of a released one, from a run's folder (its selected weights, or its last), or from the
-folder of one snapshot. All four are a `Checkpoint`, and `load` makes any of them an
-optax optimizer.
+of a released one, from such a file in a folder for the Hugging Face Hub, from a run's
+folder (its selected weights, or its last), or from that of one snapshot. All five are a
+`Checkpoint`, and `load` makes any of them an optax optimizer.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from lopt import factories, options, weights
 from lopt.base import LearnedOptimizer, MetaParams, Specs
 from lopt.config import released
 from lopt.errors import CheckpointError, ConfigError
-from lopt.files import fileformat
+from lopt.files import fileformat, hub
 from lopt.files.fileformat import Header
 from lopt.guard import guarded
 from lopt.optimizers import OPTIMIZERS
@@ -46,7 +48,7 @@ class Checkpoint:
 def load(
     path_or_name: str | Path,
     *,
-    num_steps: int | None = None,
+    num_steps: ArrayLike | None = None,
     specs: Specs | None = None,
     trust: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -58,8 +60,10 @@ def load(
         params = optax.apply_updates(params, updates)
 
     Args:
-      path_or_name: an exported file, a run, a snapshot, or a released name; a path wins.
-      num_steps: length of the training run; most learned optimizers need it.
+      path_or_name: an exported file or folder, a run, a snapshot, or a released name; a
+        path wins.
+      num_steps: length of the training run; most learned optimizers need it. May be
+        traced, as by `optax.inject_hyperparams`.
       specs: a `ParamSpec` for each parameter (`lopt.param_specs`), which says what
         shapes cannot; None: inferred from shapes.
       trust: whether an optimizer that a Python file defines may be loaded.
@@ -72,7 +76,9 @@ def load(
     if isinstance(num_steps, int) and num_steps < 1:
         raise ValueError(f"`num_steps` must be at least 1, got {num_steps}")
     found = read(path_or_name, trust=trust)
-    return guarded(found.lopt.opt_fn(found.theta, specs=specs, num_steps=num_steps))
+    return guarded(
+        partial(found.lopt.opt_fn, found.theta, num_steps=num_steps), specs=specs
+    )
 
 
 def load_theta(path_or_name: str | Path, *, trust: bool = False) -> MetaParams:
@@ -97,12 +103,12 @@ def read(
       ConfigError: a step of something else than a run.
     """
     path = locate(path_or_name)
-    if path.is_dir():
+    if path.is_dir() and not hub.is_folder(path):
         tensors, header = weights.read_folder(path, step)
     elif step is None:
-        tensors, header = fileformat.read(path)
+        tensors, header = hub.read(path)
     else:
-        raise ConfigError(f"only a run has steps to choose from, got the file `{path}`")
+        raise ConfigError(f"only a run has steps to choose from, got `{path}`")
     lopt = build_optimizer(header, path, trust=trust)
     theta = theta_from_tensors(tensors, lopt, path)
     return Checkpoint(path=path, lopt=lopt, theta=theta, header=header)
@@ -113,6 +119,12 @@ def save_file(checkpoint: Checkpoint, path: Path, *, overwrite: bool = False) ->
     theta = jax.device_get(checkpoint.theta)
     tensors = fileformat.flatten(theta)
     fileformat.write(path, tensors, checkpoint.header, overwrite=overwrite)
+
+
+def save_folder(checkpoint: Checkpoint, path: Path) -> None:
+    """Writes the folder for the Hugging Face Hub; the errors of `hub.write`."""
+    theta = jax.device_get(checkpoint.theta)
+    hub.write(path, fileformat.flatten(theta), checkpoint.header)
 
 
 def locate(path_or_name: str | Path) -> Path:

@@ -63,6 +63,22 @@ def _shown(choice: Any) -> str:
     return str(choice).lower() if isinstance(choice, bool) else str(choice)
 
 
+def check_value(value: Any) -> None:
+    """Raises where an optimizer that reads the loss has none, or not one number.
+
+    Raises:
+      TypeError: it was not passed; Flax's `TrainState.apply_gradients` drops it.
+      ValueError: it has axes.
+    """
+    rule = (
+        "this optimizer reads the loss: call `update(grads, state, params, value=loss)`"
+    )
+    if value is None:
+        raise TypeError(rule)
+    if shape := getattr(value, "shape", ()):
+        raise ValueError(f"{rule}, a scalar, got shape {list(shape)}")
+
+
 def check_params(params: Any) -> None:
     """Raises `ValueError` where an optimizer that reads the parameters has none."""
     if params is None:

@@ -36,10 +36,20 @@ def at_least_float32(x: Array) -> Array:
 
 
 def zeros(params: PyTree, num: int) -> PyTree:
-    """Zero statistics [num, *s] for every tensor, in their precision."""
-    return jax.tree.map(
-        lambda p: jnp.zeros((num, *p.shape), at_least_float32(p).dtype), params
-    )
+    """Zero statistics [num, *s] for every tensor, in their precision.
+
+    As all that is kept of a tensor, they lie on the devices as it does.
+    """
+    return jax.tree.map(lambda p: _repeated(_zeros_like(p), num), params)
+
+
+def _zeros_like(p: Array) -> Array:
+    return jnp.zeros_like(p, at_least_float32(p).dtype)
+
+
+def _repeated(x: Array, num: int) -> Array:
+    """[num, *s]"""
+    return jnp.broadcast_to(jnp.expand_dims(x, 0), (num, *x.shape))
 
 
 def along(values: Array, like: Array) -> Array:
@@ -116,14 +126,12 @@ def factored_axes(shape: Sequence[int]) -> tuple[int, int] | None:
 
 def init_factored_moment(p: Array, num: int) -> FactoredMoment | FullMoment:
     """Zero statistics for this tensor with `num` decays."""
-    dtype = at_least_float32(p).dtype
+    zeros = _zeros_like(p)
     axes = factored_axes(p.shape)
     if axes is None:
-        return FullMoment(jnp.zeros((num, *p.shape), dtype))
-    d1, d0 = axes
-    row = (num, *p.shape[:d0], 1, *p.shape[d0 + 1 :])
-    col = (num, *p.shape[:d1], 1, *p.shape[d1 + 1 :])
-    return FactoredMoment(jnp.zeros(row, dtype), jnp.zeros(col, dtype))
+        return FullMoment(_repeated(zeros, num))
+    row, col = (zeros.sum(axis, keepdims=True) for axis in reversed(axes))
+    return FactoredMoment(_repeated(row, num), _repeated(col, num))
 
 
 def update_factored_moment(

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from lopt.base import Array, Params, ParamSpec, Specs
 from lopt.numerics import root
+from lopt.sharding import alike
 
 Stacks = tuple[Array, ...]
 """One float32 array [G, *shape] for each distinct kind of tensor."""
@@ -148,7 +149,7 @@ def _starts(groups: Sequence[Sequence[int]]) -> list[int]:
 
 def _stack(tensors: list[Array]) -> Array:
     tensors = [jnp.asarray(t).astype(jnp.float32) for t in tensors]
-    return tensors[0][None] if len(tensors) == 1 else jnp.stack(tensors)
+    return tensors[0][None] if len(tensors) == 1 else jnp.stack(alike(tensors))
 
 
 def _join(parts: list[Array]) -> Array:

@@ -13,7 +13,7 @@ PACKAGE = Path(lopt.__file__).parent
 
 LAYERS = (
     {"base", "bundled", "compiling", "errors"},
-    {"config", "disk", "numerics", "prng"},
+    {"config", "disk", "numerics", "prng", "sharding"},
     {"checks", "data", "features", "mixtures", "mup", "packing"},
     {"bases", "corpus", "factories", "files", "streams"},
     {"augmentation", "families", "guard", "optimizers", "options", "unroll"},

@@ -131,7 +131,9 @@ def _selected(config: RunConfig, names: list[str] | None) -> RunConfig:
 
 
 def _default_folder(optimizer: Path) -> Path:
-    """Inside a run; beside everything else for a file or a released name."""
-    if optimizer.is_dir():
+    """Inside a run; beside everything else for all others."""
+    from lopt.files import hub
+
+    if optimizer.is_dir() and not hub.is_folder(optimizer):
         return optimizer / "evaluation"
     return Path("evaluations") / optimizer.stem

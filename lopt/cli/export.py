@@ -1,6 +1,7 @@
-"""`lopt export`: one self-describing file from a run."""
+"""`lopt export`: one self-describing file, or a folder for the Hub, from a run."""
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,10 @@ EXAMPLES = (
     "lopt export runs/digits -o layerwise.safetensors",
     "lopt export runs/digits --step last -o last.safetensors",
     "lopt export runs/digits/checkpoints/100 -o early.safetensors --force",
+    "lopt export layerwise --format folder -o my-optimizer",
 )
+
+_FORMATS = ("file", "folder")
 
 _NAMED_STEPS = ("best", "last")
 
@@ -23,12 +27,24 @@ def command(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="RUN|CHECKPOINT", help="A run folder, or one of its checkpoints."
+            metavar="RUN|CHECKPOINT",
+            help="A run folder, one of its checkpoints, or what was exported.",
         ),
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write.")
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="FILE|DIR", help="The file or folder to write."
+        ),
     ],
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="file|folder",
+            help="One file, or that file in a folder for the Hugging Face Hub.",
+        ),
+    ] = "file",
     step: Annotated[
         str | None,
         typer.Option(
@@ -37,18 +53,27 @@ def command(
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace the file if it exists.")
+        bool, typer.Option("--force", help="Replace a file, but no folder, that exists.")
     ] = False,
     trust: Trust = False,
 ) -> None:
     """Write a learned optimizer as one self-describing safetensors file."""
+    if kind not in _FORMATS:
+        raise BrokenRule(
+            "--format", "be `file` or `folder`", kind, hint=_near(kind, _FORMATS)
+        )
     which = None if step is None else _step(step)
-    from lopt.checkpoint import read, save_file
+    from lopt.checkpoint import read, save_file, save_folder
 
     checkpoint = read(source, step=which, trust=trust)
-    save_file(checkpoint, out, overwrite=force)
+    if kind == "folder":
+        save_folder(checkpoint, out)
+    else:
+        save_file(checkpoint, out, overwrite=force)
     console.data(str(out))
-    optimizer, size = checkpoint.header.optimizer, out.stat().st_size
+    files = out.iterdir() if out.is_dir() else (out,)
+    optimizer = checkpoint.header.optimizer
+    size = sum(file.stat().st_size for file in files)
     what = _what(checkpoint.header.card)
     console.say(f"exported `{optimizer}` from `{source}`, {what}{size:,} bytes")
     console.hint(f'in Python: `lopt.load("{out}", num_steps=…)`; or `lopt show {out}`')
@@ -60,9 +85,14 @@ def _step(text: str) -> Any:
         return text
     if text.isdecimal():
         return int(text)
-    near = difflib.get_close_matches(text.lower(), _NAMED_STEPS, n=1)
-    hint = f"did you mean `{near[0]}`?" if near else None
+    hint = _near(text, _NAMED_STEPS)
     raise BrokenRule("--step", "be a step's number, `best` or `last`", text, hint=hint)
+
+
+def _near(text: str, known: Sequence[str]) -> str | None:
+    """A hint, where what was given is nearly one of these."""
+    near = difflib.get_close_matches(text.lower(), known, n=1)
+    return f"did you mean `{near[0]}`?" if near else None
 
 
 def _what(card: dict[str, Any]) -> str:

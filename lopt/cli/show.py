@@ -17,6 +17,7 @@ from lopt.config import (
     released_names,
     to_dict,
 )
+from lopt.config.plain import dotted
 from lopt.errors import ConfigError, unknown_name
 
 EXAMPLES = (
@@ -60,7 +61,7 @@ def command(
     path = Path(thing)
     if path.is_dir():
         _without(cost, thing)
-        show_run(path, json)
+        show_folder(path, json)
     elif path.suffix in (".toml", ".py"):
         show_suite(thing, json=json, cost=cost, trust=trust)
     elif path.is_file() or path.suffix or len(path.parts) > 1:
@@ -108,7 +109,7 @@ def show_suite(suite: str, *, json: bool, cost: bool, trust: bool) -> None:
     if sizes:
         tables.sizes(sizes)
     _selection_tasks(plain)
-    console.table(("key", "value"), _dotted({k: plain[k] for k in plain if plain[k]}))
+    console.table(("key", "value"), dotted({k: plain[k] for k in plain if plain[k]}))
     if estimate:
         tables.cost(estimate)
 
@@ -125,11 +126,19 @@ def _may_build(suite: str, config: RunConfig, *, cost: bool, trust: bool) -> boo
     return True
 
 
-def show_file(path: Path, json: bool) -> None:
-    """The header of an exported file, and the shapes of its weights."""
-    from lopt.files import fileformat
+def show_folder(path: Path, json: bool) -> None:
+    """A folder that was exported, or a run."""
+    from lopt.files import hub
 
-    tensors, header = fileformat.read(path)
+    show = show_file if hub.is_folder(path) else show_run
+    show(path, json)
+
+
+def show_file(path: Path, json: bool) -> None:
+    """The header of an exported file or folder, and the shapes of its weights."""
+    from lopt.files import hub
+
+    tensors, header = hub.read(path)
     shapes = {name: list(array.shape) for name, array in sorted(tensors.items())}
     size = sum(array.size for array in tensors.values())
     if json:
@@ -152,7 +161,7 @@ def show_file(path: Path, json: bool) -> None:
         ("card", header.card),
         ("muP base", header.mup_base or {}),
     ):
-        console.table((title, "value"), _dotted(part))
+        console.table((title, "value"), dotted(part))
 
     if header.optimizer == "layerwise":
         show_policy(path)
@@ -201,13 +210,13 @@ def show_run(folder: Path, json: bool) -> None:
     step = last["step"] if last else 0
     console.data(f"{folder}: {step} of {config.outer_steps} meta-training steps")
     if last:
-        console.table(("last step", "value"), _dotted(last))
+        console.table(("last step", "value"), dotted(last))
     if selected:
         _selection(selection, selected)
     plain = to_dict(config)
     _tasks(plain.pop("tasks"))
     _selection_tasks(plain)
-    console.table(("key", "value"), _dotted(plain))
+    console.table(("key", "value"), dotted(plain))
 
 
 def _selection(lines: list[dict[str, Any]], selected: dict[str, Any]) -> None:
@@ -234,9 +243,7 @@ def _selection_tasks(plain: dict[str, Any]) -> None:
 def _tasks(tasks: list[dict[str, Any]]) -> None:
     """One row a task; a column for each key that all have, one for all further ones."""
     tasks = [
-        dict(
-            _dotted(task | ({"start": _start(task["start"])} if "start" in task else {}))
-        )
+        dict(dotted(task | ({"start": _start(task["start"])} if "start" in task else {})))
         for task in tasks
     ]
     keys = dict.fromkeys(key for task in tasks for key in task)
@@ -258,22 +265,3 @@ def _start(start: Mapping[str, Any]) -> str:
         parts += [" ".join(["pretrained", *(f"{k}={v}" for k, v in told.items())])]
     parts += [f"{k} {' '.join(start[k])}" for k in ("frozen", "fresh") if start[k]]
     return ", ".join(parts)
-
-
-def _dotted(plain: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows = []
-    for key, value in plain.items():
-        if isinstance(value, Mapping) and value:
-            rows += _dotted(value, f"{prefix}{key}.")
-        else:
-            rows.append((f"{prefix}{key}", _legible(value)))
-    return rows
-
-
-def _legible(value: Any) -> Any:
-    """Four digits of a number are enough for people; `--json` has them all."""
-    if isinstance(value, list):
-        return [_legible(item) for item in value]
-    if value is None:
-        return "–"
-    return float(f"{value:.4g}") if isinstance(value, float) else value

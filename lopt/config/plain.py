@@ -124,3 +124,23 @@ def _build(
         if not where:
             raise
         raise ConfigError(f"`{where}`: {error.message}", hint=error.hint) from None
+
+
+def dotted(plain: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Every value of nested tables, legibly, by its keys joined by dots."""
+    rows = []
+    for key, value in plain.items():
+        if isinstance(value, Mapping) and value:
+            rows += dotted(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", _legible(value)))
+    return rows
+
+
+def _legible(value: Any) -> Any:
+    """Four digits of a number are enough for people; `--json` has them all."""
+    if isinstance(value, list):
+        return [_legible(item) for item in value]
+    if value is None:
+        return "–"
+    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -30,7 +30,7 @@ from lopt.errors import ConfigError
 from lopt.evaluation.baselines import Baseline, Control
 from lopt.evaluation.tuning import SearchSpace
 from lopt.evaluation.workers import Notify, run_jobs
-from lopt.files import rundir
+from lopt.files import hub, rundir
 from lopt.optimizers.hand_designed import hyperparameters
 from lopt.optimizers.layerwise import layerwise_following
 from lopt.optimizers.policy import Policy
@@ -93,7 +93,7 @@ def schedule(checkpoint: Checkpoint, *, trust: bool = False) -> Control:
 def _training(checkpoint: Checkpoint) -> RunConfig:
     """The configuration of the run that made the weights, as far as it is known."""
     path = checkpoint.path
-    if path.is_dir():
+    if path.is_dir() and not hub.is_folder(path):
         return rundir.read_config(run_of(path))
     suite = checkpoint.header.card.get("suite")
     if not suite:

@@ -83,16 +83,25 @@ def write(
         raise CheckpointError(
             f"`{path}` exists already", hint="choose another file, or pass `--force`"
         )
-    content = {
+    write_atomically(path, encoded(tensors, header))
+
+
+def content(header: Header) -> dict[str, Any]:
+    """The JSON object that the header is in a file."""
+    return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "optimizer": {"name": header.optimizer, "options": header.options},
         "mup_base": header.mup_base,
         "card": header.card,
     }
+
+
+def encoded(tensors: Mapping[str, np.ndarray], header: Header) -> bytes:
+    """An exported file."""
     arrays = {name: np.asarray(x, order="C") for name, x in tensors.items()}
-    metadata = {METADATA_KEY: json.dumps(content, sort_keys=True, allow_nan=False)}
-    write_atomically(path, safetensors.numpy.save(arrays, metadata))
+    text = json.dumps(content(header), sort_keys=True, allow_nan=False)
+    return safetensors.numpy.save(arrays, {METADATA_KEY: text})
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -104,15 +113,20 @@ def write_atomically(path: Path, content: bytes) -> None:
     # In the same folder, because a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(temporary, content)
         os.replace(temporary, path)
     except OSError as error:
         raise disk_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Writes a file and waits until the disk has it."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def disk_error(path: Path, error: OSError) -> CheckpointError:

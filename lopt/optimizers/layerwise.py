@@ -225,9 +225,12 @@ def _transformation(
             averages=inputs.start_averages(pack.num_tensors, len(decays)),
         )
 
-    def update_fn(grads, state: LayerwiseState, params=None, *, value, **extra_args):
+    def update_fn(
+        grads, state: LayerwiseState, params=None, *, value: Any = None, **extra_args
+    ):
         del extra_args
         checks.check_params(params)
+        checks.check_value(value)
         pack, step = layout(params), state.step
         g, p = pack.pack(grads), pack.pack(params)
         raw, momenta = mixing.update_momenta(decays, g, state.momenta, step)
@@ -246,7 +249,7 @@ def _transformation(
         updates = pack.unpack(update, params)
         return updates, LayerwiseState(step + 1, raw, tuple(states), averages)
 
-    update: Any = update_fn  # optax's type does not know a required `value`
+    update: Any = update_fn  # optax's type does not know this state
     return optax.GradientTransformationExtraArgs(init_fn, update)
 
 

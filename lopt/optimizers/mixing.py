@@ -16,8 +16,13 @@ from lopt.packing import Packing, Stacks
 
 
 def start_momenta(params: Stacks, num_momenta: int) -> Stacks:
-    """Zeros, [G, M, *shape]."""
-    return tuple(jnp.zeros((len(p), num_momenta, *p.shape[1:])) for p in params)
+    """Zeros, [G, M, *shape], on the devices as the parameters are."""
+    return tuple(
+        jnp.broadcast_to(
+            jnp.expand_dims(jnp.zeros_like(p), 1), (len(p), num_momenta, *p.shape[1:])
+        )
+        for p in params
+    )
 
 
 def update_momenta(

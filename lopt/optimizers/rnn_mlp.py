@@ -138,10 +138,17 @@ def rnn_mlp(
             )
 
         def update_fn(
-            updates, state, params=None, *, value, is_valid: ArrayLike = False, **extra
+            updates,
+            state,
+            params=None,
+            *,
+            value=None,
+            is_valid: ArrayLike = False,
+            **extra,
         ):
             del extra
             checks.check_params(params)
+            checks.check_value(value)
             step = jnp.asarray(optax.safe_increment(state.step))
             value = jnp.asarray(value)
             trained = train(updates, state, params, value)

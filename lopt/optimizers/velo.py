@@ -159,9 +159,10 @@ def mixture_optimizer(
                 moments=tuple(channels.init_moments(p, decays) for p in leaves),
             )
 
-        def update_fn(updates, state, params=None, *, value, **extra_args):
+        def update_fn(updates, state, params=None, *, value=None, **extra_args):
             del extra_args
             checks.check_params(params)
+            checks.check_value(value)
             step = jnp.asarray(optax.safe_increment(state.step))
             losses = course.add_loss(state.losses, jnp.asarray(value), horizon)
             fractions = course.fraction_features(state.step, num_steps)

@@ -26,6 +26,7 @@ import numpy as np
 import safetensors
 
 from lopt.errors import CheckpointError
+from lopt.files import hub
 from lopt.files.fileformat import METADATA_KEY
 
 _CHUNKED = "__msgpack_chunked_array__"
@@ -75,12 +76,13 @@ class Contents:
 
 
 def read(path: Path) -> Contents:
-    """The named tensors of a file in any of the formats.
+    """The named tensors of a file in any of the formats, or of a folder of the Hub.
 
     Raises:
       CheckpointError: the file is absent, damaged, a pickle, of another format, or of
         torch's while torch is not installed.
     """
+    path = path / hub.WEIGHTS if hub.is_folder(path) else path
     data = _bytes(path)
     name, decode = _format(path, data)
     try:
