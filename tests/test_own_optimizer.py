@@ -1,5 +1,6 @@
 """An optimizer of a user's own file: meta-trained, exported, loaded, refused."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from exported import PARAMS, assert_same_bits, train
 
 import lopt
 from lopt.checkpoint import load, read, save_file
+from lopt.cli import run as cli_run
 from lopt.errors import CheckpointError
 from lopt.files import rundir
 
@@ -81,10 +83,21 @@ def test_without_its_python_file_it_says_where_to_put_it(folder, moved):
     assert caught.value.hint == "put `my_optimizer.py` beside `x.safetensors`"
 
 
+def test_show_runs_it_only_if_trusted(moved, capsys):
+    assert cli_run(["show", str(moved), "--json"]) == 0
+    told = capsys.readouterr()
+    shown = json.loads(told.out)
+    assert shown["cost"] is None and len(shown["file_hash"]) == 64
+    assert told.err.startswith("no costs:") and "--trust" in told.err
+    assert cli_run(["show", str(moved), "--json", "--trust"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["cost"]["state_bytes"] == 8 and not told.err
+
+
 def test_a_python_file_that_has_changed_is_refused(moved):
     file = moved.parent / EXAMPLE.name
     file.write_text(file.read_text().replace("0.9 * m", "0.8 * m"))
-    with pytest.raises(CheckpointError, match="by another .* than is there now"):
+    with pytest.raises(CheckpointError, match=r"by another .* than is there now"):
         read(moved, trust=True)
 
 

@@ -51,7 +51,9 @@ def command(
     optimizer, size = checkpoint.header.optimizer, out.stat().st_size
     what = _what(checkpoint.header.card)
     console.say(f"exported `{optimizer}` from `{source}`, {what}{size:,} bytes")
-    console.hint(f'in Python: `lopt.load("{out}", num_steps=…)`; or `lopt show {out}`')
+    trusted = ", trust=True" if checkpoint.header.file_hash else ""
+    call = f'lopt.load("{out}", num_steps=…{trusted})'
+    console.hint(f"in Python: `{call}`; or `lopt show {out}`")
 
 
 def _step(text: str) -> Any:
