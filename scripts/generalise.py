@@ -239,6 +239,7 @@ def write(content: dict[str, Any], out: Path) -> None:
 
 
 def write_picture(content: dict[str, Any], out: Path, over: Over | None = None) -> None:
+    """The heat maps of these comparisons."""
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial.png")
     heat_maps(content, over or OVER).savefig(partial, dpi=110)
@@ -246,6 +247,7 @@ def write_picture(content: dict[str, Any], out: Path, over: Over | None = None) 
 
 
 def write_json(content: dict[str, Any], out: Path) -> None:
+    """The content itself."""
     partial = out.with_name(f".{out.name}.partial.json")
     partial.write_text(json.dumps(content, indent=1) + "\n")
     partial.replace(out.with_suffix(".json"))
