@@ -7,7 +7,7 @@ folder (its selected weights, or its last), or from that of one snapshot. All fi
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,7 @@ def read(
         tensors, header = hub.read(path)
     else:
         raise ConfigError(f"only a run has steps to choose from, got `{path}`")
+    header = _with_python_file(header, path, trust=trust)
     lopt = build_optimizer(header, path, trust=trust)
     theta = theta_from_tensors(tensors, lopt, path)
     return Checkpoint(path=path, lopt=lopt, theta=theta, header=header)
@@ -145,6 +146,36 @@ def build_optimizer(header: Header, path: Path, *, trust: bool) -> LearnedOptimi
         return options.build(factory, header.options, where="optimizer")
     except ConfigError as error:
         raise CheckpointError(f"`{path}`: {error.message}", hint=error.hint) from error
+
+
+def _with_python_file(header: Header, path: Path, *, trust: bool) -> Header:
+    """The header, where the Python file that it may name is now: beside, or as it says.
+
+    Raises:
+      CheckpointError: that file is not trusted, absent, or not what it was.
+    """
+    named = factories.python_file(header.optimizer)
+    if named is None:
+        return header
+    if not trust:
+        raise CheckpointError(
+            f"`{path}` would run the Python file `{named}`",
+            hint="read that file; if you trust it, pass `--trust`, or `trust=True`",
+        )
+    places = (path.parent / named.name, named)
+    found = next((file for file in places if file.is_file()), None)
+    if found is None:
+        raise CheckpointError(
+            f"`{path}` needs the Python file `{named}`, which is not there",
+            hint=f"put `{named.name}` beside `{path.name}`",
+        )
+    name = f"{found.absolute()}{header.optimizer.rpartition('.py')[2]}"
+    if header.file_hash not in (None, factories.file_hash(name)):
+        raise CheckpointError(
+            f"`{path}` was made by another `{found}` than is there now",
+            hint="bring the file back as it was, or meta-train anew",
+        )
+    return replace(header, optimizer=name)
 
 
 def find_optimizer(name: str, *, trust: bool) -> Callable[..., LearnedOptimizer]:

@@ -1,5 +1,7 @@
 """What a suite costs: the sizes of its tasks, and meta-training before it is paid.
 
+And what an optimizer costs: its state, and the operations of an update.
+
 Nothing about the seconds is assumed. The very programs that the run will execute are
 compiled, which is not lost, for the compilation cache keeps them; then each is run for a
 moment, at places spread over the outer steps, for run lengths may change with them. With
@@ -25,7 +27,10 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from lopt.base import Task
+from lopt.checkpoint import Checkpoint
 from lopt.config import RunConfig
+from lopt.errors import CheckpointError
+from lopt.families import FAMILIES
 from lopt.groups import by_program
 from lopt.run import build
 from lopt.suites import SuiteTask
@@ -75,6 +80,59 @@ class TrainingCost:
     inner_steps: int
     seconds: float
     task_seconds: dict[str, float]
+
+
+REFERENCE = {"width": 256, "depth": 2}
+"""The MLP on the digits that an optimizer's costs are told of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateCost:
+    """What an optimizer takes for each parameter of the reference network.
+
+    What works on matrices, such as orthogonalization, takes more for wider ones.
+
+    Attributes:
+      network: in words.
+      parameters: of the network, N.
+      state_bytes: of its state, over N; the network's parameters are float32.
+      flops: floating-point operations of an update, over N; see `flops`.
+    """
+
+    network: str
+    parameters: int
+    state_bytes: float
+    flops: float
+
+
+def update_cost(checkpoint: Checkpoint) -> UpdateCost:
+    """What an optimizer takes, by its shapes and programs; nothing is compiled.
+
+    Raises:
+      CheckpointError: it is made for the tensors of another network.
+    """
+    task = FAMILIES["mlp"](**REFERENCE)
+    optimizer = checkpoint.lopt.opt_fn(checkpoint.theta, specs=task.specs, num_steps=1000)
+
+    def update(grads, state, params, value):
+        return optimizer.update(grads, state, params, value=value)
+
+    params, _ = jax.eval_shape(task.init, jax.random.key(0), task.data)
+    try:
+        state = jax.eval_shape(optimizer.init, params)
+        value = jax.ShapeDtypeStruct((), np.float32)
+        counted = flops(update, params, state, params, value)
+    except ValueError as error:
+        raise CheckpointError(f"`{checkpoint.path}`: {error}") from error
+    number = sum(x.size for x in jax.tree.leaves(params))
+    width, depth = REFERENCE["width"], REFERENCE["depth"]
+    return UpdateCost(
+        network=f"an MLP of {depth} layers of {width} on the digits",
+        parameters=number,
+        state_bytes=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+        / number,
+        flops=counted / number,
+    )
 
 
 def task_sizes(tasks: Sequence[SuiteTask]) -> list[TaskSize]:

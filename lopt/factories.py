@@ -4,6 +4,7 @@ A name is a key of a registry, an installed entry point, or `path/to/file.py:fac
 What goes wrong in a user's file is told in one line, with that file's line number.
 """
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import inspect
@@ -60,6 +61,18 @@ def find(
     if name in installed:
         return _installed(installed[name])
     raise unknown_name(kind, name, {*registry, *installed})
+
+
+def python_file(name: str) -> Path | None:
+    """The Python file of `path/to/file.py:factory`; None for other names."""
+    match = _FILE.fullmatch(name)
+    return Path(match["path"]) if match else None
+
+
+def file_hash(name: str) -> str | None:
+    """SHA-256 of the Python file that a name is about; None where it is about none."""
+    file = python_file(name)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file else None
 
 
 def call(

@@ -31,6 +31,21 @@ condition (Yang, Simon and Bernstein, "A spectral condition for feature learning
 over its value at the base shape. Square hidden weights get 1/√n_in: the spectral norm
 of a matrix with unit entries is √n where it is orthogonal, n where its rank is low.
 
+*Relative* directions are of unit RMS, times the RMS of the tensor that they move (VeLO).
+All matrices but those of inputs start at an RMS ∝ 1/√fan_in, here muP's output weights,
+too; that RMS is 1/√n_in of the multiplier already, and what remains is
+
+    m = 1 / (√n_in f).
+
+Where weights start otherwise, say outputs at zero, nothing of this kind is muP.
+
+*Gradients* themselves have entries f δ h, δ being the gradient in h'. It is Θ(1 / n_out)
+once the layers above have learned something, for n_out outputs share the loss, and thus
+
+    m = n_out / (n_in f²),
+
+and n_out for vectors and embeddings. (Tensor Programs V, table 8, the column of SGD.)
+
 A decoupled decay -λ ω φ has no multiplier: it shrinks a tensor, whatever its scale, by
 the same factor at every width.
 """
@@ -47,7 +62,7 @@ from lopt.errors import unknown_name
 
 Form = Literal["mup", "plain"]
 FORMS: tuple[Form, ...] = ("mup", "plain")
-Kind = Literal["entrywise", "orthogonalized", "relative"]
+Kind = Literal["entrywise", "orthogonalized", "relative", "gradient"]
 
 
 def infer_specs(params: Params, *, output_axis: Literal[0, -1] = -1) -> Specs:
@@ -96,7 +111,7 @@ def param_specs(
 
 
 def update_multiplier(spec: ParamSpec, kind: Kind) -> float:
-    """What a direction of unit RMS is multiplied by, 1 at the base width.
+    """What a direction is multiplied by, 1 at the base width.
 
     Args:
       spec: the tensor that is updated.
@@ -105,7 +120,11 @@ def update_multiplier(spec: ParamSpec, kind: Kind) -> float:
         "relative" has been multiplied by the RMS of the tensor, in which 1/√width_in of
         the multiplier lies already.
     """
-    if not spec.is_matrix or spec.role == "embedding":
+    is_summed = spec.is_matrix and spec.role != "embedding"
+    if kind == "gradient":
+        share = spec.width_in * spec.forward**2 if is_summed else 1.0
+        return spec.width_out / share
+    if not is_summed:
         return 1.0
     if kind == "entrywise":
         return 1.0 / (spec.width_in * spec.forward)
@@ -115,6 +134,13 @@ def update_multiplier(spec: ParamSpec, kind: Kind) -> float:
     spectral_norm = max(spec.fan_in, spec.fan_out) / max(base_in, base_out)
     wanted = spec.width_out / spec.width_in
     return math.sqrt(wanted / spectral_norm) / spec.forward
+
+
+def update_multipliers(specs: Specs | None, kind: Kind, params: Params) -> Any:
+    """`update_multiplier` of every tensor, as a tree; 1 where there are no specs."""
+    if specs is None:
+        return jax.tree.map(lambda _: 1.0, params)
+    return jax.tree.map(lambda _, spec: update_multiplier(spec, kind), params, specs)
 
 
 def _spec_of_shape(shape: tuple[int, ...], output_axis: int) -> ParamSpec:

@@ -128,19 +128,25 @@ def _header(run: Path, config: RunConfig, choice: _Choice, *, is_result: bool) -
     """
     name, given = config.optimizer.name, config.optimizer.options
     known = name in OPTIMIZERS
+    record = rundir.read_json(run / rundir.RECORD)
     return Header(
         optimizer=name,
         options=options.resolved(OPTIMIZERS[name], given) if known else given,
         mup_base=_mup_base(config),
-        card=_card(run, config, choice, is_result=is_result),
+        card=_card(run, config, choice, record, is_result=is_result),
+        file_hash=record.get("sessions", [{}])[-1].get("optimizer_hash"),
     )
 
 
 def _card(
-    run: Path, config: RunConfig, choice: _Choice, *, is_result: bool
+    run: Path,
+    config: RunConfig,
+    choice: _Choice,
+    record: dict[str, Any],
+    *,
+    is_result: bool,
 ) -> dict[str, Any]:
     """How the weights were made."""
-    record = rundir.read_json(run / rundir.RECORD)
     results = run / rundir.RESULTS
     return {
         "suite": config.suite,

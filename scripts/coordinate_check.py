@@ -1,6 +1,6 @@
 """Coordinate check: does one rate suit every width?
 
-    python scripts/coordinate_check.py [FAMILY]
+    python scripts/coordinate_check.py [FAMILY] [--architectures]
 
 trains a task of a family (an MLP on the digits) for five steps at five widths, with each
 base optimizer by itself and with mixtures under random theta, and fits the slope of log2
@@ -9,15 +9,20 @@ slope should be near 0 (of MLPs |slope| < 0.15); without them each optimizer has
 0.5. It prints the slopes and writes benchmarks/coordinate_check.json and .png, of other
 families than MLPs coordinate_check-FAMILY. About 2 minutes on 2 cores.
 
+With `--architectures` it is the published ones, under random theta, at two widths, that
+are checked: coordinate_check-architectures-FAMILY; about 15 minutes a family. What is
+measured again takes its old place in the files.
+
 Changes are measured, not values: logits at initialization shrink with width by design.
 They are those of what a family passes through `lopt.families.layers.preactivation`.
 """
 
+import argparse
 import itertools
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +34,9 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from lopt.base import Array, Data, LearnedOptimizer, MetaParams, ParamSpec, PRNGKey, Task
 from lopt.bases import BASES
-from lopt.errors import unknown_name
 from lopt.families import FAMILIES
 from lopt.mup import Form
-from lopt.optimizers import layerwise
+from lopt.optimizers import OPTIMIZERS, layerwise
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "mlp": {"depth": 3, "base_width": 32},
@@ -50,6 +54,30 @@ MULTIPLES = (1, 2, 4, 8, 16)
 STEPS = 5
 SEEDS = 4
 CASES = (*BASES, "random theta")
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "learnable_sgd": {"learning_rate": 0.1},
+    "learnable_sgdm": {"learning_rate": 0.1},
+    "learnable_adam": {"learning_rate": 0.01},
+    "nn_adam": {"learning_rate": 0.01},
+    "mlp": {"step_mult": 0.01, "hidden_sizes": (8,)},
+    "rnn_mlp": {"step_mult": 0.01, "hidden_size": 8, "hidden_sizes": (8,)},
+    "adafac_mlp": {"step_mult": 0.01},
+    "mup_adafac": {"step_mult": 0.01, "hidden_sizes": (8,)},
+    "velo": {"step_mult": 0.0003, "hidden_size": 8, "num_networks": 64},
+    "celo": {"step_mult": 0.3, "hidden_size": 8},
+    "celo2": {"learning_rate": 0.01},
+    "celo2-base": {
+        "learning_rate": 0.01,
+        "orthogonalize": False,
+        "vectors": "learned",
+    },
+}
+"""The published ones, small, at steps that move parameters visibly; those of `layerwise`
+are checked above."""
+ARCHITECTURE_MULTIPLES = (2, 8)
+NOISE = {"random theta": 0.2}
+"""What is added to theta, in standard deviations; to that of architectures 0.02, for
+their networks are random from the start, and most of theta are logarithms."""
 SETTINGS: tuple[tuple[Form, bool], ...] = (
     ("mup", True),
     ("plain", True),
@@ -59,20 +87,29 @@ SETTINGS: tuple[tuple[Form, bool], ...] = (
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
+@cache
 def mixture(cases: Sequence[str]) -> LearnedOptimizer:
     """What mixes the bases among the cases."""
     bases = tuple(case for case in cases if case in BASES)
     return layerwise(bases=bases, learning_rate=0.01)
 
 
+def lopt_of(case: str, cases: Sequence[str]) -> LearnedOptimizer:
+    """The optimizer whose theta `theta_of` is."""
+    if case in ARCHITECTURES:
+        return OPTIMIZERS[case.removesuffix("-base")](**ARCHITECTURES[case])
+    return mixture(cases)
+
+
 def theta_of(case: str, cases: Sequence[str], key: PRNGKey) -> MetaParams:
     """Weights that choose one base (Adam for vectors that it has no direction for)."""
-    theta = mixture(cases).init(key)
-    if case == "random theta":
+    theta = lopt_of(case, cases).init(key)
+    if case not in BASES:
         leaves, treedef = jax.tree.flatten(theta)
         keys = jax.random.split(key, len(leaves))
         noise = [
-            0.2 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)
+            NOISE.get(case, 0.02) * jax.random.normal(k, x.shape)
+            for k, x in zip(keys, leaves, strict=True)
         ]
         return treedef.unflatten([x + n for x, n in zip(leaves, noise, strict=True)])
     network = theta["network"]
@@ -142,18 +179,22 @@ def changes(
       form: of the model.
       multipliers: whether updates have their muP multipliers.
       family: of the task.
-      cases: names in `BASES` first, then perhaps "random theta".
+      cases: names in `BASES` first, then perhaps "random theta"; or in `ARCHITECTURES`.
       multiples: widths to train at, over the base width.
       seeds: of initialization, minibatches and theta.
     """
     rows = {case: [] for case in cases}
     keys = jax.random.split(jax.random.key(0), seeds)
     given = {**OPTIONS[family], "form": form}
-    lopt = mixture(cases)
+    lopts = {case: lopt_of(case, cases) for case in cases}
     for multiple in multiples:
         task = FAMILIES[family](**given, width=multiple * given["base_width"])
-        change = compile_change(task, lopt, multipliers=multipliers)
+        compiled = {
+            lopt: compile_change(task, lopt, multipliers=multipliers)
+            for lopt in lopts.values()
+        }
         for case in cases:
+            change = compiled[lopts[case]]
             runs = [change(theta_of(case, cases, key), key, task.data) for key in keys]
             rows[case].append(np.mean(runs, axis=0))
     return {case: np.array(row) for case, row in rows.items()}
@@ -168,23 +209,35 @@ def slopes(widths: Sequence[int], change: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    family = sys.argv[1] if len(sys.argv) > 1 else "mlp"
-    if family not in OPTIONS:
-        raise unknown_name("family", family, OPTIONS)
-    widths = [multiple * OPTIONS[family]["base_width"] for multiple in MULTIPLES]
-    results = {}
-    for form, multipliers in SETTINGS:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("family", nargs="?", default="mlp", choices=OPTIONS)
+    parser.add_argument("--architectures", action="store_true")
+    parser.add_argument("--case", action="append", help="only this one; repeatable")
+    given = parser.parse_args()
+    family, settings, multiples, groups = given.family, SETTINGS, MULTIPLES, [CASES]
+    if given.architectures:
+        multiples = ARCHITECTURE_MULTIPLES
+        groups = [(case,) for case in given.case or ARCHITECTURES]
+        settings = SETTINGS if family == "mlp" else SETTINGS[:2]
+    widths = [multiple * OPTIONS[family]["base_width"] for multiple in multiples]
+    kind = "-architectures" if given.architectures else ""
+    ending = "" if family == "mlp" else f"-{family}"
+    out = BENCHMARKS / f"coordinate_check{kind}{ending}.json"
+    flag = " --architectures" if kind else ""
+    record = {"command": f"python scripts/coordinate_check.py {family}{flag}"}
+    record |= {"seeds": SEEDS, "widths": widths}
+    results = json.loads(out.read_text())["results"] if out.exists() else {}
+    for (form, multipliers), cases in itertools.product(settings, groups):
         name = f"{form} form, {'with' if multipliers else 'without'} multipliers"
-        results[name] = {}
-        for case, change in changes(form, multipliers, family=family).items():
+        measured = changes(
+            form, multipliers, family=family, cases=cases, multiples=multiples
+        )
+        for case, change in measured.items():
             fit = slopes(widths, change)
-            print(f"{name:32} {case:13}", *(f"{slope:+.2f}" for slope in fit), flush=True)
-            results[name][case] = {"change": change.tolist(), "slopes": fit.tolist()}
-    suffix = "" if family == "mlp" else f"-{family}"
-    out = BENCHMARKS / f"coordinate_check{suffix}.json"
-    command = " ".join(["python scripts/coordinate_check.py", *sys.argv[1:]])
-    record = {"command": command, "seeds": SEEDS, "widths": widths, "results": results}
-    out.write_text(json.dumps(record, indent=1) + "\n")
+            print(f"{name:32} {case:14}", *(f"{slope:+.2f}" for slope in fit), flush=True)
+            found = {"change": change.tolist(), "slopes": fit.tolist()}
+            results.setdefault(name, {})[case] = found
+        out.write_text(json.dumps(record | {"results": results}, indent=1) + "\n")
     plot(results, widths, out.with_suffix(".png"))
 
 
@@ -195,14 +248,18 @@ def plot(results: dict, widths: Sequence[int], out: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    cases = list(next(iter(results.values())))
+    size = (2.6 * len(cases), 0.7 + 2.1 * len(results))
     figure, axes = plt.subplots(
-        len(results), len(CASES), figsize=(2.6 * len(CASES), 7), sharex=True, sharey="col"
+        len(results), len(cases), figsize=size, sharex=True, sharey="col"
     )
     for (row, setting), (column, case) in itertools.product(
-        enumerate(results), enumerate(CASES)
+        enumerate(results), enumerate(cases)
     ):
         ax = axes[row, column]
-        result = results[setting][case]
+        result = results[setting].get(case)
+        if result is None:
+            continue
         for layer, (values, slope) in enumerate(
             zip(np.transpose(result["change"]), result["slopes"], strict=True)
         ):

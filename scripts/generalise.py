@@ -154,8 +154,15 @@ def build(name: str, cell: dict[str, Any]):
     return built
 
 
-def measure(learned: dict, task, settings: dict[str, Any], progress) -> dict[str, Any]:
+Over = dict[str, tuple[str, ...]]
+"""The baselines, the best of which a speed-up is over, by what that is called."""
+
+
+def measure(
+    learned: dict, task, settings: dict[str, Any], progress, over: Over | None = None
+) -> dict[str, Any]:
     """Speed-ups of every file in one cell, and all losses."""
+    over = over or OVER
     from dataclasses import asdict
 
     from lopt.evaluation.comparison import evaluate
@@ -169,7 +176,7 @@ def measure(learned: dict, task, settings: dict[str, Any], progress) -> dict[str
         ours.theta,
         [task],
         name=first,
-        baselines=[*OVER["best"], "static", *rivals],
+        baselines=[*dict.fromkeys(itertools.chain(*over.values())), *rivals],
         progress=progress,
         **settings,
     )
@@ -177,8 +184,8 @@ def measure(learned: dict, task, settings: dict[str, Any], progress) -> dict[str
     return {
         "speed_up": {
             name: {
-                over: asdict(speed_up_over(found, name, names, settings["seed"]))
-                for over, names in OVER.items()
+                title: asdict(speed_up_over(found, name, names, settings["seed"]))
+                for title, names in over.items()
             }
             for name in learned
         },
@@ -227,17 +234,28 @@ def _fingerprint(theta: Any) -> str:
 
 def write(content: dict[str, Any], out: Path) -> None:
     """The JSON and the picture, each moved to its place when it is whole."""
+    write_picture(content, out)
+    write_json(content, out)
+
+
+def write_picture(content: dict[str, Any], out: Path, over: Over | None = None) -> None:
+    """The heat maps of these comparisons."""
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial.png")
-    heat_maps(content).savefig(partial, dpi=110)
+    heat_maps(content, over or OVER).savefig(partial, dpi=110)
     partial.replace(out.with_suffix(".png"))
+
+
+def write_json(content: dict[str, Any], out: Path) -> None:
+    """The content itself."""
+    partial = out.with_name(f".{out.name}.partial.json")
     partial.write_text(json.dumps(content, indent=1) + "\n")
     partial.replace(out.with_suffix(".json"))
 
 
-def row(cell: dict[str, Any]) -> str:
+def row(cell: dict[str, Any], over: Over | None = None) -> str:
     """The speed-ups of one cell, the lowest of all files."""
-    return ", ".join(f"{min(values(cell, over)):.2f} over {over}" for over in OVER)
+    return ", ".join(f"{min(values(cell, o)):.2f} over {o}" for o in over or OVER)
 
 
 def values(cell: dict[str, Any], over: str) -> list[float]:
@@ -255,16 +273,17 @@ def table(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def heat_maps(content: dict[str, Any]):
+def heat_maps(content: dict[str, Any], comparisons: Over):
     """A map for each comparison: cells downwards, files across, in logs around 1."""
     import numpy as np
     from matplotlib.figure import Figure
 
     cells, files = content["cells"], list(content["files"])
-    height, width = 1.6 + 0.26 * len(cells), 2.6 + len(OVER) * (0.5 + 0.75 * len(files))
+    number = len(comparisons)
+    height, width = 1.6 + 0.26 * len(cells), 2.6 + number * (0.5 + 0.75 * len(files))
     figure = Figure(figsize=(width, height), layout="constrained")
-    panels = figure.subplots(1, len(OVER), sharey=True, squeeze=False)[0]
-    for axes, over in zip(panels, OVER, strict=True):
+    panels = figure.subplots(1, number, sharey=True, squeeze=False)[0]
+    for axes, over in zip(panels, comparisons, strict=True):
         logs = np.log2([values(cell, over) for cell in cells.values()])
         drawn = axes.imshow(logs, cmap="RdBu", vmin=-3, vmax=3, aspect="auto")
         for y, cell in enumerate(cells.values()):

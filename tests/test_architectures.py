@@ -82,7 +82,7 @@ def test_missing_params_are_named(factory):
         optimizer.update(params, optimizer.init(params))
 
 
-@pytest.mark.parametrize("factory", [mlp, adafac_mlp])
+@pytest.mark.parametrize("factory", [mlp, adafac_mlp, learnable_adam, nn_adam])
 def test_specs_scale_each_tensor_by_its_mup_multiplier(factory):
     params, grads = {"w": jnp.ones((6, 4))}, {"w": jnp.ones((6, 4))}
     lopt = factory()
@@ -93,6 +93,17 @@ def test_specs_scale_each_tensor_by_its_mup_multiplier(factory):
     plain = steps(lopt.opt_fn(theta), params, grads, num=1)[0]["w"]
     scaled = steps(lopt.opt_fn(theta, specs={"w": spec}), params, grads, num=1)[0]["w"]
     np.testing.assert_allclose(scaled, plain / 8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("factory", [learnable_sgd, learnable_sgdm])
+def test_specs_scale_gradients_by_theirs(factory):
+    grads = {"b": jnp.ones(4)}
+    lopt = factory()
+    theta = lopt.init(jax.random.key(0))
+    specs = {"b": ParamSpec(role="bias", shape=(4,), out_axes=(0,), width_out=8.0)}
+    plain = steps(lopt.opt_fn(theta), grads, grads, num=1)[0]["b"]
+    scaled = steps(lopt.opt_fn(theta, specs=specs), grads, grads, num=1)[0]["b"]
+    np.testing.assert_allclose(scaled, 8 * plain, rtol=1e-6)
 
 
 def test_learnable_optimizers_start_as_those_of_optax():

@@ -207,7 +207,7 @@ def test_gradients_pass_through_all_of_it(name, key):
     assert np.isfinite(grad).all() and np.abs(grad).min() > 0
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(compiled, tmp_path):
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
     keys = {"reparametrize": "parameter", "loss_scale": [0.5, 2.0], "min_batch_size": 1}
     overrides = [f"augment.{key}={value}" for key, value in keys.items()]
     straight = toy_run(tmp_path / "straight", overrides=overrides)

@@ -12,7 +12,7 @@ from family_tools import params_without_zeros
 from lopt import mup
 from lopt.bases import BASES
 from lopt.families import FAMILIES
-from lopt.optimizers import mixing
+from lopt.optimizers import OPTIMIZERS, mixing
 from lopt.optimizers.layerwise import layerwise
 from lopt.packing import packing
 
@@ -64,6 +64,36 @@ def test_activations_change_alike_at_every_width(slopes, form, case):
 @pytest.mark.parametrize("case", [*BASES, "random theta"])
 def test_without_multipliers_they_do_not(slopes, case):
     assert slopes["plain", False][case].max() > 0.5
+
+
+def test_every_architecture_is_checked():
+    checked = {name.removesuffix("-base") for name in coordinate_check.ARCHITECTURES}
+    assert checked == set(OPTIMIZERS) - {"layerwise"}
+
+
+SLOPES_OF_ARCHITECTURES = {"learnable_sgd": 0.6, "learnable_sgdm": 0.6, "velo": 0.7}
+"""What is allowed where it is not 0.35. In the first steps gradients are not yet of the
+order that muP's multipliers for them expect; VeLO reads statistics that depend on width.
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["mup", "plain"])
+@pytest.mark.parametrize("case", coordinate_check.ARCHITECTURES)
+def test_architectures_change_activations_alike(case, form):
+    found = coordinate_check.changes(
+        form, True, cases=(case,), multiples=(1, 4), seeds=2
+    )[case]
+    largest = np.abs(coordinate_check.slopes((1, 4), found)).max()
+    assert largest < SLOPES_OF_ARCHITECTURES.get(case, 0.35)
+
+
+@pytest.mark.slow
+def test_without_multipliers_an_architecture_does_not():
+    found = coordinate_check.changes(
+        "plain", False, cases=("adafac_mlp",), multiples=(1, 4), seeds=2
+    )["adafac_mlp"]
+    assert coordinate_check.slopes((1, 4), found).max() > 0.5
 
 
 def test_every_family_is_checked():

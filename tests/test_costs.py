@@ -1,5 +1,6 @@
 """What a suite costs: sizes counted by hand, seconds by a clock of our own."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -7,12 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from exported import made
 from toy_runs import TOY, toy_run
 from trainers import entry, small_mlp
 
 from lopt import costs
+from lopt.checkpoint import save_file
+from lopt.cli import run as cli_run
 from lopt.cli import tables
 from lopt.config import load_suite
+from lopt.errors import CheckpointError
 from lopt.families import FAMILIES
 from lopt.families.recurrent import recurrent
 from lopt.mixtures import Mixture
@@ -92,7 +97,7 @@ MIXED = (
 )
 
 
-def test_the_inner_steps_are_those_of_the_run_and_seconds_add_up(compiled, monkeypatch):
+def test_the_inner_steps_are_those_of_the_run_and_seconds_add_up(monkeypatch):
     """Theta's update takes 1 second, and the groups 2, 3 and 5 beside it."""
     config, measured = load_suite(TOY, MIXED), costs._timed
 
@@ -181,3 +186,39 @@ def test_general_suites_are_shown_without_compiling(suite, monkeypatch, capsys):
         assert 0 < config.tasks_per_step < len(programs) < len(tasks)
         assert any(task.enters for task in config.tasks)
         assert max(size.parameters for size in sizes) > 100_000
+
+
+NUMBER = 64 * 256 + 256 + 256 * 256 + 256 + 256 * 10 + 10
+"""Parameters of the network that optimizers' costs are told of."""
+
+
+def test_what_an_update_costs_is_counted_for_each_parameter():
+    sgdm = costs.update_cost(made("learnable_sgdm"))
+    assert sgdm.parameters == NUMBER
+    assert sgdm.state_bytes == pytest.approx(4 + 4 / NUMBER)  # a trace, and the step
+    assert sgdm.flops == pytest.approx(4, rel=1e-3)  # β z + g, -lr z, and the sign
+    mlp = costs.update_cost(made("mlp", hidden_sizes=(8,), decays=(0.5, 0.9)))
+    assert mlp.state_bytes == pytest.approx(2 * 4 + 4 / NUMBER)
+    products = 2 * (4 * 8 + 8 * 2)  # inputs that all elements share cost nothing
+    assert products < mlp.flops < products + 60
+
+
+def test_an_optimizer_of_another_network_is_not_counted():
+    options = {"bases": ("adam",), "prior_logits": {}}
+    own = made("layerwise", **options, embedding_size=1, num_tensors=2)
+    with pytest.raises(CheckpointError, match="for a network of 2 tensors"):
+        costs.update_cost(own)
+
+
+def test_show_tells_what_an_update_costs(tmp_path, capsys):
+    file = tmp_path / "x.safetensors"
+    save_file(made("learnable_adam"), file)
+    assert cli_run(["show", str(file), "--json"]) == 0
+    cost = json.loads(capsys.readouterr().out)["cost"]
+    assert cost["state_bytes"] == pytest.approx(8 + 4 / NUMBER)
+    assert cli_run(["show", str(file)]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "optimizer's state 8 B" in lines
+    assert f"an update {cost['flops']:.3g} FLOP" in lines
+    (told,) = (line for line in lines if line.startswith("both of an MLP"))
+    assert f"2 layers of 256 on the digits, {NUMBER:,} parameters" in told

@@ -78,7 +78,7 @@ def test_the_summary_is_over_tasks_of_one_kind():
 
 
 @pytest.mark.slow
-def test_the_whole_study(monkeypatch, tmp_path, compiled, capsys):
+def test_the_whole_study(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "suite.toml").write_text(
         TOP + OPTIMIZER + TASK.format(name="net", steps=16, seed=0)

@@ -74,8 +74,8 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
     content = json.loads((tmp_path / "g.json").read_text())
     assert content["settings"]["budgets"] == [0.5, 1.0]
     assert "| width 24 | 0.25 | 0.25 |" in capsys.readouterr().out
-    texts = [text.get_text() for axes in generalise.heat_maps(content).axes[:2]
-             for text in axes.texts]  # fmt: skip
+    panels = generalise.heat_maps(content, generalise.OVER).axes[:2]
+    texts = [text.get_text() for axes in panels for text in axes.texts]
     assert texts == ["2.0", "0.25", "0.25"] * 2
     assert {path.name for path in tmp_path.iterdir()} == {"g.json", "g.png"}
     with pytest.raises(ConfigError, match="has cells of other settings"):

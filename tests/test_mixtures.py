@@ -156,7 +156,7 @@ TASKS = ", ".join(
 MIXED = (f"tasks=[{TASKS}]", "tasks_per_step=2", *OUTER)
 
 
-def test_runs_say_what_took_part_and_resume_to_the_same_bits(tmp_path, compiled):
+def test_runs_say_what_took_part_and_resume_to_the_same_bits(tmp_path):
     whole = toy_run(tmp_path / "whole", overrides=MIXED)
     took_part = [sorted(line["task_losses"]) for line in whole.metrics]
     trainer = build(load_suite(TOY, MIXED), trust=True)

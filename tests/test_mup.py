@@ -208,6 +208,39 @@ def test_aligned_entrywise_updates_change_activations_alike(role, form):
     assert changes == pytest.approx([changes[0]] * 3)
 
 
+@pytest.mark.parametrize("kind", ["relative", "gradient"])
+@pytest.mark.parametrize("role", ["input", "hidden", "output"])
+@pytest.mark.parametrize("form", mup.FORMS)
+def test_updates_relative_to_tensors_and_gradients_change_activations_alike(
+    form, role, kind
+):
+    """With all weights at 1/√fan_in; and with δ at 1 over the outputs that grow."""
+    changes = []
+    for width in (16, 64, 256):
+        layer = {"input": "layer_0", "hidden": "layer_1", "output": "layer_2"}[role]
+        spec = mup.param_specs(mlp_params(width), base_params=mlp_params(32), form=form)[
+            layer
+        ]["w"]
+        h, delta = np.ones(spec.fan_in), np.ones(spec.fan_out)
+        scale = spec.fan_in**-0.5
+        if kind == "gradient":
+            scale = spec.forward / spec.width_out
+        update = mup.update_multiplier(spec, kind) * scale * np.outer(h, delta)
+        changes.append(np.mean(np.abs(spec.forward * (h @ update))))
+    assert changes == pytest.approx([changes[0]] * 3)
+
+
+def test_vectors_have_multipliers_for_gradients_alone():
+    specs = mup.param_specs(mlp_params(256), base_params=mlp_params(32))
+    biases = [specs[f"layer_{i}"]["b"] for i in range(3)]
+    assert [mup.update_multiplier(b, "gradient") for b in biases] == [8, 8, 1]
+    assert [mup.update_multiplier(b, "relative") for b in biases] == [1, 1, 1]
+    every = mup.update_multipliers(specs, "gradient", mlp_params(256))
+    assert every["layer_0"] == {"b": 8, "w": 8} and every["layer_2"]["w"] == 1 / 8
+    none = mup.update_multipliers(None, "gradient", mlp_params(256))
+    assert set(jax.tree.leaves(none)) == {1.0}
+
+
 def test_faults_name_both_sides(unchecked_types):
     with pytest.raises(ValueError, match=r"\(3, 4\) has base shape \(3,\)"):
         mup.param_specs(jnp.zeros((3, 4)), base_params=jnp.zeros(3))

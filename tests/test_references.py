@@ -98,7 +98,7 @@ def test_readings_are_from_one_to_zero_along_the_reference(key):
 
 
 @pytest.mark.parametrize("split", ["meta", pytest.param("train", marks=pytest.mark.slow)])
-def test_runs_record_their_references_and_resume(split, tmp_path, compiled):
+def test_runs_record_their_references_and_resume(split, tmp_path):
     relative = ["unroll.meta_transform=relative", f"unroll.meta_split={split}"]
     whole = tmp_path / "whole"
     lines = toy_run(whole, overrides=relative).metrics

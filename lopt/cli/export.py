@@ -76,7 +76,9 @@ def command(
     size = sum(file.stat().st_size for file in files)
     what = _what(checkpoint.header.card)
     console.say(f"exported `{optimizer}` from `{source}`, {what}{size:,} bytes")
-    console.hint(f'in Python: `lopt.load("{out}", num_steps=…)`; or `lopt show {out}`')
+    trusted = ", trust=True" if checkpoint.header.file_hash else ""
+    call = f'lopt.load("{out}", num_steps=…{trusted})'
+    console.hint(f"in Python: `{call}`; or `lopt show {out}`")
 
 
 def _step(text: str) -> Any:

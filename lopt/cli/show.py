@@ -18,7 +18,7 @@ from lopt.config import (
     to_dict,
 )
 from lopt.config.plain import dotted
-from lopt.errors import ConfigError, unknown_name
+from lopt.errors import CheckpointError, ConfigError, unknown_name
 
 EXAMPLES = (
     "lopt show digits",
@@ -61,17 +61,17 @@ def command(
     path = Path(thing)
     if path.is_dir():
         _without(cost, thing)
-        show_folder(path, json)
+        show_folder(path, json=json, trust=trust)
     elif path.suffix in (".toml", ".py"):
         show_suite(thing, json=json, cost=cost, trust=trust)
     elif path.is_file() or path.suffix or len(path.parts) > 1:
         _without(cost, thing)
-        show_file(path, json)
+        show_file(path, json=json, trust=trust)
     elif thing in released_names("tasks"):
         show_suite(thing, json=json, cost=cost, trust=trust)
     elif thing in released_names("checkpoints"):
         _without(cost, thing)
-        show_file(released("checkpoints", thing), json)
+        show_file(released("checkpoints", thing), json=json, trust=trust)
     else:
         known = {*released_names("tasks"), *released_names("checkpoints")}
         raise unknown_name("suite, file or run", thing, known)
@@ -126,35 +126,42 @@ def _may_build(suite: str, config: RunConfig, *, cost: bool, trust: bool) -> boo
     return True
 
 
-def show_folder(path: Path, json: bool) -> None:
+def show_folder(path: Path, *, json: bool, trust: bool) -> None:
     """A folder that was exported, or a run."""
     from lopt.files import hub
 
-    show = show_file if hub.is_folder(path) else show_run
-    show(path, json)
+    if hub.is_folder(path):
+        show_file(path, json=json, trust=trust)
+    else:
+        show_run(path, json)
 
 
-def show_file(path: Path, json: bool) -> None:
-    """The header of an exported file or folder, and the shapes of its weights."""
+def show_file(path: Path, *, json: bool, trust: bool) -> None:
+    """An exported file's or folder's header, its weights, and what an update costs."""
     from lopt.files import hub
 
     tensors, header = hub.read(path)
     shapes = {name: list(array.shape) for name, array in sorted(tensors.items())}
     size = sum(array.size for array in tensors.values())
+    cost = _update_cost(path, trust=trust)
     if json:
         console.json(
             {
                 "optimizer": header.optimizer,
+                "file_hash": header.file_hash,
                 "options": header.options,
                 "mup_base": header.mup_base,
                 "card": header.card,
                 "tensors": shapes,
                 "num_weights": size,
+                "cost": cost,
             }
         )
         return
     count = f"{size:,} weights in {len(shapes)} tensors"
     console.data(f"{path}: learned optimizer `{header.optimizer}`, {count}")
+    if cost:
+        tables.update_cost(cost)
     for title, part in (
         ("option", header.options),
         ("tensor", shapes),
@@ -165,6 +172,19 @@ def show_file(path: Path, json: bool) -> None:
 
     if header.optimizer == "layerwise":
         show_policy(path)
+
+
+def _update_cost(path: Path, *, trust: bool) -> dict[str, Any] | None:
+    """The fields of `lopt.costs.UpdateCost`; None, said why, where it cannot be built."""
+    from lopt.checkpoint import read
+    from lopt.costs import update_cost
+
+    try:
+        return vars(update_cost(read(path, trust=trust)))
+    except CheckpointError as error:
+        hint = f"; {error.hint}" if error.hint else ""
+        console.say(f"no costs: {error.message}{hint}")
+        return None
 
 
 def show_policy(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a suite costs, in tables: `lopt show` prints them."""
+"""What a suite or an optimizer costs, in tables: `lopt show` prints them."""
 
 from typing import Any
 
@@ -45,6 +45,21 @@ def cost(found: dict[str, Any]) -> None:
     by_task = sorted(found["task_seconds"].items(), key=lambda item: -item[1])
     rows = [(name, _duration(s), f"{s / seconds:.0%}") for name, s in by_task]
     console.table(("task", "time", "share"), rows)
+
+
+def update_cost(found: dict[str, Any]) -> None:
+    """What an optimizer takes, of the fields of `lopt.costs.UpdateCost`."""
+    console.table(
+        ("for each parameter", "value"),
+        [
+            ("optimizer's state", f"{found['state_bytes']:.3g} B"),
+            ("an update", _scaled(found["flops"], "FLOP")),
+        ],
+    )
+    console.data(
+        f"both of {found['network']}, {found['parameters']:,} parameters in float32; "
+        "updates by jax's cost analysis, transcendental functions not counted"
+    )
 
 
 def _scaled(number: float, unit: str) -> str:

@@ -4,7 +4,8 @@ One file is a whole learned optimizer. The tensors are theta, flattened, names j
 `/`. The safetensors metadata has one key, `lopt`, whose value is a JSON object:
 
     {"format": "lopt", "format_version": 1,
-     "optimizer": {"name": "layerwise", "options": {every constant, resolved}},
+     "optimizer": {"name": "layerwise", "options": {every constant, resolved},
+                   "file_hash": SHA-256 of the Python file that defines it},
      "mup_base": null or {what the widths of the training tasks were compared with},
      "card": {"suite", "outer_steps", "seed", "versions", "git_commit", "cost", "date",
               "evaluation", ...}}
@@ -41,12 +42,14 @@ class Header:
       options: every keyword argument of that factory.
       mup_base: what width multipliers were relative to in meta-training, if anything.
       card: how the weights were made: suite, steps, seed, versions, cost, evaluation.
+      file_hash: SHA-256 of `file.py` as it was in meta-training.
     """
 
     optimizer: str
     options: dict[str, Any]
     mup_base: dict[str, Any] | None = None
     card: dict[str, Any] = field(default_factory=dict)
+    file_hash: str | None = None
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -88,10 +91,13 @@ def write(
 
 def content(header: Header) -> dict[str, Any]:
     """The JSON object that the header is in a file."""
+    optimizer = {"name": header.optimizer, "options": header.options}
+    if header.file_hash is not None:
+        optimizer["file_hash"] = header.file_hash
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "optimizer": {"name": header.optimizer, "options": header.options},
+        "optimizer": optimizer,
         "mup_base": header.mup_base,
         "card": header.card,
     }
@@ -205,6 +211,7 @@ def _parse(path: Path, metadata: Mapping[str, str]) -> Header:
             options=_of_type(content["optimizer"]["options"], dict),
             mup_base=_of_type(content.get("mup_base"), dict | None),
             card=_of_type(content.get("card", {}), dict),
+            file_hash=_of_type(content["optimizer"].get("file_hash"), str | None),
         )
     except (KeyError, TypeError) as error:
         raise CheckpointError(

@@ -53,13 +53,15 @@ def add_session(folder: Path, session: Mapping[str, Any]) -> list[str]:
     """Notes in run.json that another process continues the run.
 
     Returns:
-      What it has otherwise than the process before it: "versions", "devices", "data".
+      What it has otherwise than the process before it: "versions", "devices", "data",
+      "optimizer_hash".
     """
     record = read_json(folder / RECORD)
     before = record["sessions"][-1]
     record["sessions"].append(session)
     _write_json(folder / RECORD, record)
-    said = [key for key in ("versions", "devices", "data") if key in before]
+    said = ("versions", "devices", "data", "optimizer_hash")
+    said = [key for key in said if key in before]
     return [key for key in said if before[key] != session[key]]
 
 

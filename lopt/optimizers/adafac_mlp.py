@@ -17,6 +17,7 @@ from lopt.base import Array, LearnedOptimizer, PyTree
 from lopt.config import BrokenRule
 from lopt.features import FactoredMoment, FullMoment
 from lopt.optimizers import network
+from lopt.optimizers.stored import STATE_DTYPES, StateDtype, stored
 
 
 class AdafacMlpState(NamedTuple):
@@ -37,6 +38,7 @@ def adafac_mlp(
     step_mult: float = 0.001,
     exp_mult: float = 0.001,
     eps: float = 1e-5,
+    state_dtype: StateDtype = "float32",
 ) -> LearnedOptimizer:
     """An MLP that maps each element's statistics, full and factored, to its update.
 
@@ -54,12 +56,14 @@ def adafac_mlp(
       step_mult: scale of the update.
       exp_mult: scale of the logarithm of the update's magnitude.
       eps: added to the mean square that a channel is normalized by.
+      state_dtype: of accumulators between updates: "bfloat16" halves their memory.
 
     Raises:
       BrokenRule: a size, a decay or a constant is out of range.
     """
     checks.check_sizes(hidden_sizes=hidden_sizes)
     checks.check_positive(step_mult=step_mult, eps=eps)
+    checks.check_choices(STATE_DTYPES, state_dtype=state_dtype)
     checks.check_decays(
         momentum_decays=momentum_decays,
         rms_decays=rms_decays,
@@ -124,7 +128,8 @@ def adafac_mlp(
             step = jnp.asarray(optax.safe_increment(state.step))
             return updates, AdafacMlpState(step, m, r, v)
 
-        return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+        optimizer = optax.GradientTransformationExtraArgs(init_fn, update_fn)
+        return stored(optimizer, state_dtype, AdafacMlpState._fields[1:])
 
     return LearnedOptimizer(init, opt_fn)
 

@@ -35,6 +35,7 @@ from lopt.optimizers.channels import (
     num_channels,
     updated_moments,
 )
+from lopt.optimizers.stored import STATE_DTYPES, StateDtype, stored
 from lopt.packing import as_matrices, from_matrices
 
 EPS = 1e-9
@@ -70,6 +71,7 @@ def celo2(
     orthogonalize: bool = True,
     vectors: Literal["adamw", "adam", "learned"] = "adamw",
     axes: Literal["specs", "last"] = "specs",
+    state_dtype: StateDtype = "float32",
 ) -> LearnedOptimizer:
     """A network's direction of unit RMS, at a learning rate that is not learned.
 
@@ -93,6 +95,7 @@ def celo2(
       axes: what a matrix is: by its spec, which flattens a kernel's inputs and leaves
         embeddings to AdamW; or, as published, the "last" two axes of any tensor that has
         as many, once for each place along the others.
+      state_dtype: of accumulators between updates: "bfloat16" halves their memory.
 
     Raises:
       BrokenRule: a size, a decay or a constant is out of range.
@@ -100,6 +103,7 @@ def celo2(
     checks.check_sizes(hidden_sizes=hidden_sizes)
     checks.check_positive(learning_rate=learning_rate, vector_mult=vector_mult)
     checks.check_not_negative(weight_decay=weight_decay)
+    checks.check_choices(STATE_DTYPES, state_dtype=state_dtype)
     checks.check_decays(
         momentum_decays=momentum_decays,
         rms_decays=rms_decays,
@@ -163,7 +167,8 @@ def celo2(
                 changes.append(_tensor(x, spec, axes).astype(leaves[i].dtype))
             return treedef.unflatten(changes), Celo2State(step, moments)
 
-        return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+        optimizer = optax.GradientTransformationExtraArgs(init_fn, update_fn)
+        return stored(optimizer, state_dtype, ("tensors",))
 
     return LearnedOptimizer(init, opt_fn)
 

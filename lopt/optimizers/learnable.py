@@ -1,7 +1,8 @@
 """Hand-designed optimizers whose hyperparameters are meta-learned.
 
 Each hyperparameter is stored as the logarithm of what must stay positive, so that steps
-of equal size in theta are equal ratios: of the learning rate, of 1 - β, of ε.
+of equal size in theta are equal ratios: of the learning rate, of 1 - β, of ε. With specs,
+steps have their muP multipliers.
 
 References:
   LearnableSGD, LearnableSGDM and LearnableAdam of google/learned_optimization, 2022,
@@ -44,7 +45,8 @@ def learnable_sgd(
         del count
         return (), jnp.exp(values["log_lr"]) * g
 
-    return _learnable({"log_lr": math.log(learning_rate)}, 0, step, per_role)
+    initial = {"log_lr": math.log(learning_rate)}
+    return _learnable(initial, 0, step, "gradient", per_role)
 
 
 def learnable_sgdm(
@@ -69,7 +71,7 @@ def learnable_sgdm(
         z = g + (1.0 - jnp.exp(values["log_one_minus_momentum"])) * z
         return (z,), jnp.exp(values["log_lr"]) * z
 
-    return _learnable(initial, 1, step, per_role)
+    return _learnable(initial, 1, step, "gradient", per_role)
 
 
 def learnable_adam(
@@ -108,13 +110,14 @@ def learnable_adam(
         root = jnp.sqrt(nu / (1.0 - b2**count) + eps_root) + jnp.exp(values["log_eps"])
         return (mu, nu), jnp.exp(values["log_lr"]) * mu / (1.0 - b1**count) / root
 
-    return _learnable(initial, 2, step, per_role)
+    return _learnable(initial, 2, step, "entrywise", per_role)
 
 
 def _learnable(
     initial: dict[str, float],
     num_accumulators: int,
     step_fn: Callable[..., tuple[tuple[Array, ...], Array]],
+    kind: mup.Kind,
     per_role: bool,
 ) -> LearnedOptimizer:
     """The optimizer that applies `step_fn` to every tensor.
@@ -124,6 +127,7 @@ def _learnable(
       num_accumulators: how many arrays a tensor's state has.
       step_fn: `(values, count [] from 1, gradient, *accumulators) -> (accumulators,
         step)`, the step to be subtracted.
+      kind: of the muP multiplier that the step gets where there are specs.
       per_role: whether theta has a value for each of `ROLES` instead of one for all.
     """
 
@@ -165,8 +169,10 @@ def _learnable(
                     treedef.flatten_up_to(values(updates)), leaves, *columns, strict=True
                 )
             ]
+            multipliers = jax.tree.leaves(mup.update_multipliers(specs, kind, updates))
             updates = [
-                (-u).astype(g.dtype) for (_, u), g in zip(results, leaves, strict=True)
+                (-m * u).astype(g.dtype)
+                for m, (_, u), g in zip(multipliers, results, leaves, strict=True)
             ]
             return treedef.unflatten(updates), LearnableState(
                 step,

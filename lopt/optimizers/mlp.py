@@ -15,6 +15,7 @@ import optax
 from lopt import checks, features
 from lopt.base import Array, LearnedOptimizer, PyTree
 from lopt.optimizers import network
+from lopt.optimizers.stored import STATE_DTYPES, StateDtype, stored
 
 
 class MlpState(NamedTuple):
@@ -31,6 +32,7 @@ def mlp(
     step_mult: float = 0.001,
     exp_mult: float = 0.001,
     eps: float = 1e-5,
+    state_dtype: StateDtype = "float32",
 ) -> LearnedOptimizer:
     """An MLP that maps each element's gradient, value and momenta to its update.
 
@@ -44,12 +46,14 @@ def mlp(
       step_mult: scale of the update.
       exp_mult: scale of the logarithm of the update's magnitude.
       eps: added to the mean square that a channel is normalized by.
+      state_dtype: of accumulators between updates: "bfloat16" halves their memory.
 
     Raises:
       BrokenRule: a size, a decay or a constant is out of range.
     """
     checks.check_sizes(hidden_sizes=hidden_sizes)
     checks.check_positive(step_mult=step_mult, eps=eps)
+    checks.check_choices(STATE_DTYPES, state_dtype=state_dtype)
     checks.check_decays(decays=decays)
     num_inputs = 2 + len(decays) + len(features.TIME_SCALES)
 
@@ -87,7 +91,8 @@ def mlp(
             )
             return updates, MlpState(jnp.asarray(optax.safe_increment(state.step)), m)
 
-        return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+        optimizer = optax.GradientTransformationExtraArgs(init_fn, update_fn)
+        return stored(optimizer, state_dtype, ("momenta",))
 
     return LearnedOptimizer(init, opt_fn)
 

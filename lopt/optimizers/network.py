@@ -116,13 +116,7 @@ def updates(
         step = step_mult * a * jnp.exp(exp_mult * b)
         return (-multiplier * step).astype(p.dtype)
 
-    multipliers = (
-        jax.tree.map(
-            lambda _, spec: mup.update_multiplier(spec, "entrywise"), params, specs
-        )
-        if specs is not None
-        else jax.tree.map(lambda _: 1.0, params)
-    )
+    multipliers = mup.update_multipliers(specs, "entrywise", params)
     return jax.tree.map(update, params, outputs, multipliers)
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lopt import checks, features, prng
+from lopt import checks, features, mup, prng
 from lopt.base import Array, LearnedOptimizer, MetaParams, PyTree
 from lopt.features import log_abs
 from lopt.optimizers import recurrent
@@ -85,7 +85,7 @@ def nn_adam(
         }
 
     def opt_fn(theta, *, specs=None, num_steps=None):
-        del specs, num_steps
+        del num_steps
 
         def init_fn(params):
             zeros = jax.tree.map(
@@ -104,6 +104,7 @@ def nn_adam(
             del extra_args
             checks.check_params(params)
             leaves, treedef = jax.tree.flatten(params)
+            scales = jax.tree.leaves(mup.update_multipliers(specs, "entrywise", params))
             now = constrain(state.raw)
             grads = treedef.flatten_up_to(updates)
             tensors, updates = [], []
@@ -122,7 +123,7 @@ def nn_adam(
                 m = beta1 * m + (1.0 - beta1) * g
                 r = beta2 * r + (1.0 - beta2) * g * g
                 scale = now["lr"][i] * (1.0 + eps) / (eps + jnp.sqrt(r + 1e-10))
-                updates.append((-scale * m).astype(p.dtype))
+                updates.append((-scales[i] * scale * m).astype(p.dtype))
                 tensors.append((features.at_least_float32(p), g, m, r))
             raw, lstm_state = _move(theta, tensors, state, output_scale, decay_strength)
             return treedef.unflatten(updates), NNAdamState(

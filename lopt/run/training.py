@@ -16,6 +16,7 @@ from lopt import checkpoint
 from lopt.base import LearnedOptimizer, MetaParams
 from lopt.config import RunConfig, check_trust, load_suite
 from lopt.errors import ConfigError
+from lopt.factories import file_hash
 from lopt.files import fileformat, rundir, snapshots
 from lopt.groups import data_hashes
 from lopt.references import recorded
@@ -242,6 +243,7 @@ def _in_folder(work: _Work, folder: Path, origin: str | None) -> Run:
     session = _session(work) | {"compile_seconds": _seconds_since(started), **seconds}
     if todo.step:
         for what in rundir.add_session(folder, session):
+            what = what.replace("_", " ")
             work.progress.note(f"other {what} than before: bits may differ from here on")
     else:
         rundir.create(folder, config, _record(config, origin, session))
@@ -287,6 +289,7 @@ def _session(work: _Work) -> dict[str, Any]:
         "from_step": work.todo.step,
         "devices": len(jax.devices()),
         "versions": rundir.versions(),
+        "optimizer_hash": file_hash(work.config.optimizer.name),
         "data": {name: found for group in hashes for name, found in group.items()},
         **recorded(work.trainer.groups),
     }

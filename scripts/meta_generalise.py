@@ -1,0 +1,218 @@
+"""Every architecture, meta-trained small and tested large, with muP and without.
+
+    python scripts/meta_generalise.py --minutes 10
+    python scripts/meta_generalise.py --optimizer mlp --minutes 1 --axis width=128
+
+Each architecture is meta-trained twice on MLPs of widths up to 64, depths up to 3 and
+runs up to 500 steps, for as many outer steps as fit into the minutes: in muP form with
+multipliers, and plain without. Both are then tested where one property at a time is
+larger, in their own form, against AdamW and Muon tuned for that cell, as by
+scripts/generalise.py. Speed-ups and losses go into benchmarks/meta_generalise.json, the
+speed-ups into the heat maps of meta_generalise-mup.png and meta_generalise-plain.png, and
+the runs into runs/meta_generalise. Both stages go on where they were stopped.
+
+With all 12 architectures, 10 minutes each and the whole grid it takes many hours: on two
+cores a run of 5000 steps at width 1024 alone is half an hour. It has not been run in
+full yet.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import generalise
+from generalise import ROOT
+
+FORMS = ("mup", "plain")
+TRAINED = [(w, d) for w in (16, 32, 64) for d in (1, 2, 3) if (w, d) != (32, 3)]
+"""Widths and depths of the training tasks; the center is not among them."""
+CENTER = {"width": 32, "depth": 3, "num_steps": 500}
+BASE_WIDTH = 32
+AXES = {
+    "width": [128, 256, 512, 1024],
+    "depth": [6, 8, 12],
+    "num_steps": [1000, 2000, 5000],
+}
+OVER = {"adamw": ("adamw",), "muon": ("muon",)}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "layerwise": {"hidden_sizes": []},
+    "velo": {"hidden_size": 32, "num_networks": 16},
+}
+"""Of architectures, where their defaults are too large for minutes."""
+SIGMA = {"layerwise": 0.05}
+"""Of the perturbations; 0.01 for the others."""
+
+
+def main() -> None:
+    options = parse()
+    from lopt.cli import ending
+
+    sys.exit(ending(lambda: run(options)))
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--optimizer", action="append", metavar="NAME", help="only this")
+    parser.add_argument("--minutes", type=float, default=10, help="of each meta-training")
+    parser.add_argument("--axis", action="append", metavar="NAME[=V,V]")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs/meta_generalise")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/meta_generalise")
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=12)
+    parser.add_argument("--tuning-seeds", type=int, default=2)
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.25, 0.5, 1])
+    parser.add_argument("--seed", type=int, default=2)
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> None:
+    """All runs, then every cell that is not there yet, and the files after each."""
+    from lopt.cli.process import set_up
+
+    set_up()
+    from lopt.optimizers import OPTIMIZERS
+
+    names = options.optimizer or list(OPTIMIZERS)
+    cells = grid(options.axis)
+    learned = {
+        form: {name: trained(name, form, options) for name in names} for form in FORMS
+    }
+    flat = {f"{n} {form}": found for form in FORMS for n, found in learned[form].items()}
+    content = generalise.start(options, flat)
+    content["command"] = " ".join(["python", "scripts/meta_generalise.py", *sys.argv[1:]])
+    content["minutes"] = options.minutes
+    content["outer_steps"] = {n: c.header.card["outer_steps"] for n, c in flat.items()}
+    for name, cell in cells.items():
+        if content["cells"].get(name, {}).get("task") == cell:
+            continue
+        task = generalise.build(name, cell)
+        measured = generalise.measure(
+            learned[cell["form"]], task, content["settings"], told(name), over=OVER
+        )
+        content["cells"][name] = {"task": cell, **measured}
+        write(content, options.out)
+        print(f"{name}: {generalise.row(content['cells'][name], OVER)}", flush=True)
+    print(summary(content))
+
+
+def told(name: str):
+    """Says how far a cell is."""
+    from lopt.cli.progress import Bar
+
+    bar = Bar()
+    return lambda text, fraction: bar.update(f"{name}: {text}", fraction)
+
+
+def grid(axes: list[str] | None) -> dict[str, dict[str, Any]]:
+    """The properties of each cell's task by its name, both forms of a cell in a row."""
+    chosen = axes or [f"{a}={','.join(map(str, v))}" for a, v in AXES.items()]
+    center = [f"{name}={value}" for name, value in CENTER.items()]
+    return {
+        f"{name} {form}": cell | shape(form, cell["width"])
+        for name, cell in generalise.grid(center, chosen, corners=False).items()
+        for form in FORMS
+    }
+
+
+def shape(form: str, width: int) -> dict[str, Any]:
+    """What makes a task one of muP, or one that knows nothing of width."""
+    return {"form": form, "base_width": BASE_WIDTH if form == "mup" else width}
+
+
+def config_of(name: str, form: str, seed: int = 0):
+    """The run of one architecture, of a hundred outer steps."""
+    from lopt.config import ComponentConfig, TaskConfig, load_suite
+
+    config = load_suite("digits")
+    estimator = config.estimator
+    sigma = {"sigma": SIGMA.get(name, 0.01)}
+    tasks = tuple(
+        TaskConfig(
+            family="mlp",
+            name=f"{depth}x{width}",
+            min_steps=100,
+            max_steps=500,
+            options={"width": width, "depth": depth, "data_seed": i + 1}
+            | shape(form, width),
+        )
+        for i, (width, depth) in enumerate(TRAINED)
+    )
+    return replace(
+        config,
+        suite="meta_generalise",
+        seed=seed,
+        outer_steps=100,
+        optimizer=ComponentConfig(name=name, options=OPTIONS.get(name, {})),
+        estimator=replace(estimator, options=estimator.options | sigma),
+        tasks=tasks,
+    )
+
+
+def trained(name: str, form: str, options: argparse.Namespace):
+    """A meta-trained architecture, trained now or continued where it has not ended."""
+    from lopt.checkpoint import read
+    from lopt.cli.progress import TrainingBar
+    from lopt.costs import training_cost
+    from lopt.files import rundir
+    from lopt.run import meta_train
+
+    folder = options.runs / f"{name}-{form}"
+    if rundir.is_run(folder):
+        config = rundir.read_config(folder)
+    else:
+        config = config_of(name, form)
+        cost = training_cost(config)
+        steps = fitting(options.minutes * 60, cost.seconds / config.outer_steps)
+        config = replace(config, outer_steps=steps)
+    metrics = rundir.read_metrics(folder) if rundir.is_run(folder) else []
+    if not metrics or metrics[-1]["step"] < config.outer_steps:
+        with TrainingBar() as bar:
+            meta_train(config, out=folder, resume=True, progress=bar)
+    return read(folder)
+
+
+def fitting(seconds: float, each: float) -> int:
+    """How many outer steps of `each` seconds fit, one at least."""
+    return max(1, int(seconds / each))
+
+
+def of_form(content: dict[str, Any], form: str) -> dict[str, Any]:
+    """The part of the content that is about one form, names without it."""
+    ending, part = f" {form}", {}
+    for key in ("cells", "files"):
+        mine = {k: v for k, v in content[key].items() if k.endswith(ending)}
+        part[key] = {k.removesuffix(ending): v for k, v in mine.items()}
+    return content | part
+
+
+def write(content: dict[str, Any], out: Path) -> None:
+    """The JSON, and a picture of each form that has cells."""
+    for form in FORMS:
+        part = of_form(content, form)
+        if part["cells"]:
+            generalise.write_picture(part, out.with_name(f"{out.name}-{form}"), OVER)
+    generalise.write_json(content, out)
+
+
+def level(content: dict[str, Any], form: str, over: str) -> tuple[int, int]:
+    """In how many cells an architecture is level or better, and of how many."""
+    cells = of_form(content, form)["cells"].values()
+    values = [x for cell in cells for x in generalise.values(cell, over)]
+    return sum(value >= 1 for value in values), len(values)
+
+
+def summary(content: dict[str, Any]) -> str:
+    """A line for each form and baseline."""
+    lines = []
+    for form in FORMS:
+        for over in OVER:
+            won, number = level(content, form, over)
+            share = f"{won / number:.0%} of {number}" if number else "none of 0"
+            lines.append(f"{form}: level with {over} or better in {share} cells")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
