@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 
 from lopt import factories, options, weights
 from lopt.base import LearnedOptimizer, MetaParams, Specs
-from lopt.config import released
+from lopt.config import Trust, released, trusts
 from lopt.errors import CheckpointError, ConfigError
 from lopt.files import fileformat, hub
 from lopt.files.fileformat import Header
@@ -50,7 +50,7 @@ def load(
     *,
     num_steps: ArrayLike | None = None,
     specs: Specs | None = None,
-    trust: bool = False,
+    trust: Trust = False,
 ) -> optax.GradientTransformationExtraArgs:
     """A learned optimizer, ready for an optax training loop.
 
@@ -81,13 +81,13 @@ def load(
     )
 
 
-def load_theta(path_or_name: str | Path, *, trust: bool = False) -> MetaParams:
+def load_theta(path_or_name: str | Path, *, trust: Trust = False) -> MetaParams:
     """The weights alone."""
     return read(path_or_name, trust=trust).theta
 
 
 def read(
-    path_or_name: str | Path, *, step: Step | None = None, trust: bool = False
+    path_or_name: str | Path, *, step: Step | None = None, trust: Trust = False
 ) -> Checkpoint:
     """A learned optimizer from a file, a run, a snapshot or a released name.
 
@@ -135,7 +135,7 @@ def locate(path_or_name: str | Path) -> Path:
     return released("checkpoints", path.name) if is_name and not path.exists() else path
 
 
-def build_optimizer(header: Header, path: Path, *, trust: bool) -> LearnedOptimizer:
+def build_optimizer(header: Header, path: Path, *, trust: Trust) -> LearnedOptimizer:
     """The optimizer that a header names, with its constants.
 
     Raises:
@@ -148,7 +148,7 @@ def build_optimizer(header: Header, path: Path, *, trust: bool) -> LearnedOptimi
         raise CheckpointError(f"`{path}`: {error.message}", hint=error.hint) from error
 
 
-def _with_python_file(header: Header, path: Path, *, trust: bool) -> Header:
+def _with_python_file(header: Header, path: Path, *, trust: Trust) -> Header:
     """The header, where the Python file that it may name is now: beside, or as it says.
 
     Raises:
@@ -157,13 +157,13 @@ def _with_python_file(header: Header, path: Path, *, trust: bool) -> Header:
     named = factories.python_file(header.optimizer)
     if named is None:
         return header
-    if not trust:
-        raise CheckpointError(
-            f"`{path}` would run the Python file `{named}`",
-            hint="read that file; if you trust it, pass `--trust`, or `trust=True`",
-        )
     places = (path.parent / named.name, named)
     found = next((file for file in places if file.is_file()), None)
+    if not trusts(trust, found or named):
+        raise CheckpointError(
+            f"`{path}` would run the Python file `{found or named}`",
+            hint="read that file; if you trust it, pass `--trust`, or `trust=True`",
+        )
     if found is None:
         raise CheckpointError(
             f"`{path}` needs the Python file `{named}`, which is not there",
@@ -178,7 +178,7 @@ def _with_python_file(header: Header, path: Path, *, trust: bool) -> Header:
     return replace(header, optimizer=name)
 
 
-def find_optimizer(name: str, *, trust: bool) -> Callable[..., LearnedOptimizer]:
+def find_optimizer(name: str, *, trust: Trust) -> Callable[..., LearnedOptimizer]:
     """The factory of a learned optimizer; the errors of `factories.find`."""
     return factories.find(
         "optimizer", name, OPTIMIZERS, group="lopt.optimizers", trust=trust

@@ -28,7 +28,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from lopt.base import Task
 from lopt.checkpoint import Checkpoint
-from lopt.config import RunConfig
+from lopt.config import RunConfig, Trust
 from lopt.errors import CheckpointError
 from lopt.families import FAMILIES
 from lopt.groups import by_program
@@ -197,7 +197,7 @@ def _scans(jaxpr: Any) -> Iterator[tuple[ClosedJaxpr, int]]:
                 yield from _scans(inner)
 
 
-def training_cost(config: RunConfig, *, trust: bool = False) -> TrainingCost:
+def training_cost(config: RunConfig, *, trust: Trust = False) -> TrainingCost:
     """What meta-training by this configuration takes, measured as said above.
 
     Args:

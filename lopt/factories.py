@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lopt.config import BrokenRule
+from lopt.config import BrokenRule, Trust, trusts
 from lopt.errors import ConfigError, LoptError, unknown_name
 
 Factory = Callable[..., Any]
@@ -33,7 +33,7 @@ def find(
     *,
     group: str,
     default: str = "",
-    trust: bool = False,
+    trust: Trust = False,
 ) -> Factory:
     """The factory that a suite names.
 
@@ -51,7 +51,7 @@ def find(
     if name in registry:
         return registry[name]
     if match := _FILE.fullmatch(name):
-        if not trust:
+        if not trusts(trust, match["path"]):
             raise ConfigError(
                 f"a suite may run a Python file only if trusted, got `{match['path']}`",
                 hint="read the file, then add `--trust`",

@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 
 from lopt import factories, options
 from lopt.base import SPLITS, ParamSpec, Split, Task
-from lopt.config import BrokenRule, PretrainConfig, RunConfig, TaskConfig
+from lopt.config import BrokenRule, PretrainConfig, RunConfig, TaskConfig, Trust
 from lopt.errors import ConfigError
 from lopt.families import FAMILIES
 from lopt.finetuning import Notify, PretrainingTask, finetuned
@@ -50,7 +49,7 @@ class SuiteTask:
 
 
 def build_tasks(
-    config: RunConfig, *, trust: bool = False, notify: Notify | None = None
+    config: RunConfig, *, trust: Trust = False, notify: Notify | None = None
 ) -> list[SuiteTask]:
     """The tasks of a suite, in its order, each checked without compiling anything.
 
@@ -65,25 +64,20 @@ def build_tasks(
       ConfigError: an unknown family or option, an untrusted or faulty file, a task that
         breaks its interface, or that does not fit what it starts from.
     """
-    return _build_all(config.tasks, config.suite, "tasks", trust, notify or _silent)
+    return _build_all(config.tasks, "tasks", trust, notify or _silent)
 
 
-def build_selection_tasks(config: RunConfig, *, trust: bool = False) -> list[SuiteTask]:
+def build_selection_tasks(config: RunConfig, *, trust: Trust = False) -> list[SuiteTask]:
     """The tasks of the selection suite, likewise; none where there is no such suite."""
-    return _build_all(config.selection.tasks, "", "selection.tasks", trust, _silent)
+    return _build_all(config.selection.tasks, "selection.tasks", trust, _silent)
 
 
 def _build_all(
-    entries: Sequence[TaskConfig],
-    suite: str,
-    where: str,
-    trust: bool,
-    notify: Notify,
+    entries: Sequence[TaskConfig], where: str, trust: Trust, notify: Notify
 ) -> list[SuiteTask]:
     tasks, names = [], set()
     for i, entry in enumerate(entries):
-        own = _is_the_suite(entry, suite)
-        task = _build(entry, f"{where}.{i}", trust or own, notify)
+        task = _build(entry, f"{where}.{i}", trust, notify)
         name = _free_name(entry.name or task.name, names)
         names.add(name)
         tasks.append(
@@ -99,12 +93,6 @@ def _build_all(
     return tasks
 
 
-def _is_the_suite(entry: TaskConfig, suite: str) -> bool:
-    """Whether a task's file is what was given on the command line as the suite."""
-    given = Path(suite).absolute()
-    return entry.file is not None and Path(entry.file).absolute() == given
-
-
 def _free_name(name: str, taken: set[str]) -> str:
     """`name`, numbered if another task has it: results are kept by name."""
     candidates = [name, *(f"{name}-{i}" for i in range(2, len(taken) + 2))]
@@ -115,7 +103,7 @@ def _silent(text: str) -> None:
     del text
 
 
-def _build(entry: TaskConfig, where: str, trust: bool, notify: Notify) -> Task:
+def _build(entry: TaskConfig, where: str, trust: Trust, notify: Notify) -> Task:
     if entry.file and not re.search(r"\.py(:\w+)?$", entry.file):
         raise BrokenRule(f"{where}.file", "name a Python file", entry.file)
     factory = factories.find(

@@ -106,7 +106,7 @@ def test_a_python_file_is_a_suite_of_one_task(tmp_path, monkeypatch):
     (tmp_path / "my_task.py").write_text("")
     config = load_suite("my_task.py", ["tasks.0.num_steps=7"])
     assert config.tasks == (TaskConfig(file=str(tmp_path / "my_task.py"), num_steps=7),)
-    assert check_trust("my_task.py", config)
+    assert check_trust("my_task.py", config) == {tmp_path / "my_task.py"}
 
 
 def test_files_are_looked_up_beside_what_names_them(tmp_path, monkeypatch):
@@ -127,18 +127,18 @@ def test_files_are_looked_up_beside_what_names_them(tmp_path, monkeypatch):
 
 
 def test_files_that_a_suite_names_need_trust_and_others_do_not(suite, tmp_path):
-    assert check_trust(suite, load_suite(suite)) is False
+    assert not check_trust(suite, load_suite(suite))
     task = tmp_path / "task.py"
     task.write_text("")
     by_hand = load_suite(suite, [f"optimizer.name={task}:mine"])
-    assert check_trust(suite, by_hand)
+    assert check_trust(suite, by_hand) == {task}
 
     suite.write_text(SUITE + '[[tasks]]\nfile = "task.py"\n')
     config = load_suite(suite)
     with pytest.raises(ConfigError, match="would run the Python file") as caught:
         check_trust(suite, config)
     assert "--trust" in caught.value.hint
-    assert check_trust(suite, config, trust=True)
+    assert check_trust(suite, config, trust=True) is True
 
 
 def test_configurations_made_in_python_are_checked_alike():

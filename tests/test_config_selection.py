@@ -117,7 +117,7 @@ def test_python_files_of_a_selection_suite_need_trust(suite, selection, tmp_path
     task.write_text("")
     selection.write_text('[[tasks]]\nfile = "task.py"\n')
     by_hand = load_suite(suite, [f"selection.suite={task}"])
-    assert check_trust(suite, by_hand) is True
+    assert check_trust(suite, by_hand) == {task}
     for config in (
         load_suite(suite, [f"selection.suite={selection}"]),
         load_suite(task, ["tasks.0.name=a", f"selection.suite={selection}"]),

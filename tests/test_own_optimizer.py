@@ -63,6 +63,20 @@ def test_it_is_run_only_if_trusted(moved):
     assert "--trust" in caught.value.hint and "trust=True" in caught.value.hint
 
 
+def test_a_suite_given_by_hand_does_not_make_weights_trusted(moved, tmp_path):
+    own = tmp_path / "task.py"
+    shutil.copy(EXAMPLE.parent / "my_task.py", own)
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    for name in (moved.name, EXAMPLE.name):
+        shutil.move(moved.parent / name, stranger)
+    weights = stranger / moved.name
+    with pytest.raises(CheckpointError, match=r"would run.*stranger/my_optimizer\.py"):
+        lopt.evaluate(weights, own)
+    with pytest.raises(CheckpointError, match=r"would run.*stranger/my_optimizer\.py"):
+        lopt.meta_train(own, start_from=weights)
+
+
 def test_the_python_file_beside_it_is_taken(folder, moved):
     assert (
         read(moved, trust=True).header.optimizer == f"{moved.parent / EXAMPLE.name}:tiny"

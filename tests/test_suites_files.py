@@ -6,7 +6,7 @@ import pytest
 from problems import quadratic
 from suite_files import QUADRATIC, build, complaint, write
 
-from lopt.config import load_suite
+from lopt.config import check_trust, load_suite
 from lopt.errors import ConfigError
 from lopt.suites import build_tasks
 
@@ -27,10 +27,14 @@ def test_a_file_given_by_itself_is_trusted_and_no_other(tmp_path):
         write(tmp_path, "own.py", QUADRATIC),
         write(tmp_path, "other.py", QUADRATIC),
     )
-    (built,) = build_tasks(load_suite(own, ["tasks.0.noise=0.5"]))
+    config = load_suite(own, ["tasks.0.noise=0.5"])
+    by_hand = check_trust(own, config)
+    (built,) = build_tasks(config, trust=by_hand)
     assert built.task.name == "quadratic"
     with pytest.raises(ConfigError, match="only if trusted"):
-        build_tasks(load_suite(own, [f"tasks.0.file={other}"]))
+        build_tasks(config)
+    with pytest.raises(ConfigError, match="only if trusted"):
+        build_tasks(load_suite(own, [f"tasks.0.file={other}"]), trust=by_hand)
 
 
 def test_a_file_may_have_several_factories_and_is_run_once(tmp_path):

@@ -21,8 +21,10 @@ from lopt.config.schema import TaskConfig as TaskConfig
 from lopt.config.schema import UnrollConfig as UnrollConfig
 from lopt.config.start import PretrainConfig as PretrainConfig
 from lopt.config.start import StartConfig as StartConfig
+from lopt.config.suite import Trust as Trust
 from lopt.config.suite import check_trust as check_trust
 from lopt.config.suite import is_data_path as is_data_path
 from lopt.config.suite import load_suite as load_suite
 from lopt.config.suite import parse_overrides as parse_overrides
 from lopt.config.suite import python_files as python_files
+from lopt.config.suite import trusts as trusts

@@ -19,6 +19,9 @@ from lopt.config.rules import BrokenRule
 from lopt.config.schema import DEFAULTS, RunConfig, SelectionConfig
 from lopt.errors import ConfigError, unknown_name
 
+Trust = bool | frozenset[Path]
+"""Whether Python files may be run: all, none, or these, by their resolved paths."""
+
 _PYTHON_FILE = re.compile(r"(?P<file>.+\.py)(?P<factory>:\w+)?")
 
 
@@ -78,23 +81,29 @@ def python_files(config: RunConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys(m["file"] for m in matches if m))
 
 
-def check_trust(suite: str | Path, config: RunConfig, *, trust: bool = False) -> bool:
-    """Whether a run may execute the Python files that its configuration names.
+def trusts(trust: Trust, file: str | Path) -> bool:
+    """Whether a Python file may be run."""
+    return trust if isinstance(trust, bool) else Path(file).resolve() in trust
+
+
+def check_trust(suite: str | Path, config: RunConfig, *, trust: bool = False) -> Trust:
+    """Which of the Python files that a configuration names a run may execute.
 
     A file that was given by hand, in place of a suite or in an override, is trusted. One
-    that a suite file names is not: a suite from a stranger must not run code.
+    that a suite file names is not: a suite from a stranger must not run code. Nor is one
+    that weights from a stranger name, whatever else was given by hand.
 
     Args:
       suite: what `config` was loaded from.
       config: what `load_suite` returned.
-      trust: whether the user trusts the suite.
+      trust: whether the user trusts all.
 
     Raises:
       ConfigError: the suite names a Python file and is not trusted.
     """
+    if trust:
+        return True
     files = python_files(config)
-    if trust or not files:
-        return trust
     for name in _named_by_files(suite, config):
         match = _PYTHON_FILE.fullmatch(name)
         if match and match["file"] in files:
@@ -102,7 +111,7 @@ def check_trust(suite: str | Path, config: RunConfig, *, trust: bool = False) ->
                 f"suite `{suite}` would run the Python file `{match['file']}`",
                 hint="read that file; if you trust it, pass `--trust`",
             )
-    return True
+    return frozenset(Path(file).resolve() for file in files)
 
 
 def _named_by_files(suite: str | Path, config: RunConfig) -> list[str]:

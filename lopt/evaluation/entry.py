@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lopt.checkpoint import Checkpoint, locate, read
-from lopt.config import RunConfig, check_trust, load_suite, released_names
+from lopt.config import RunConfig, Trust, check_trust, load_suite, released_names
 from lopt.errors import ConfigError, unknown_name
 from lopt.evaluation import comparison, report
 from lopt.evaluation.baselines import BASELINES
@@ -25,7 +25,7 @@ def evaluate(
     out: str | Path | None = None,
     overwrite: bool = False,
     baselines: Sequence[str] | None = None,
-    trust: bool = False,
+    trust: Trust = False,
     **settings: Any,
 ) -> Results:
     """Compares a learned optimizer with tuned baselines on the tasks of a suite.
@@ -91,7 +91,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         )
 
 
-def _baseline(name: str, ours: Checkpoint, *, trust: bool) -> comparison.Rival:
+def _baseline(name: str, ours: Checkpoint, *, trust: Trust) -> comparison.Rival:
     if name in BASELINES:
         return name
     if name == "schedule":

@@ -24,7 +24,7 @@ import numpy as np
 from lopt.base import Array, LearnedOptimizer, MetaParams, ParamSpec, Task
 from lopt.checkpoint import Checkpoint
 from lopt.compiling import compile_lowered
-from lopt.config import RunConfig, load_suite
+from lopt.config import RunConfig, Trust, load_suite
 from lopt.decisions import has_policy, recorder
 from lopt.errors import ConfigError
 from lopt.evaluation.baselines import Baseline, Control
@@ -64,7 +64,7 @@ class Means(NamedTuple):
     policy: Policy  # leaves [N, Q, POINTS, ...], numpy
 
 
-def schedule(checkpoint: Checkpoint, *, trust: bool = False) -> Control:
+def schedule(checkpoint: Checkpoint, *, trust: Trust = False) -> Control:
     """What the learned optimizer decides on average, frozen: what did adapting add?
 
     Args:

@@ -10,7 +10,7 @@ from lopt import options
 from lopt.augmentation import augment
 from lopt.base import GradientEstimator, LearnedOptimizer
 from lopt.checkpoint import find_optimizer
-from lopt.config import BrokenRule, RunConfig
+from lopt.config import BrokenRule, RunConfig, Trust
 from lopt.estimators import ESTIMATORS
 from lopt.factories import find
 from lopt.groups import TaskGroup, group_tasks
@@ -25,7 +25,7 @@ from lopt.unroll import unroll
 def build(
     config: RunConfig,
     *,
-    trust: bool = False,
+    trust: Trust = False,
     notify: Callable[[str], None] | None = None,
 ) -> Trainer:
     """The trainer that a configuration describes.
@@ -70,7 +70,7 @@ def _mixture(config: RunConfig, groups: tuple[TaskGroup, ...]) -> Mixture | None
     )
 
 
-def build_optimizer(config: RunConfig, *, trust: bool = False) -> LearnedOptimizer:
+def build_optimizer(config: RunConfig, *, trust: Trust = False) -> LearnedOptimizer:
     """The learned optimizer that a configuration names; the errors of `build`."""
     factory = find_optimizer(config.optimizer.name, trust=trust)
     return options.build(factory, config.optimizer.options, where="optimizer")
@@ -91,7 +91,7 @@ def _augmented(config: RunConfig, suite: Sequence[SuiteTask]) -> list[SuiteTask]
 
 
 def _estimator(
-    entry: SuiteTask, *, config: RunConfig, lopt: LearnedOptimizer, trust: bool
+    entry: SuiteTask, *, config: RunConfig, lopt: LearnedOptimizer, trust: Trust
 ) -> GradientEstimator:
     """The meta-gradient's estimator on one task."""
     inner = unroll(

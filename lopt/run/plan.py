@@ -9,7 +9,7 @@ from typing import Any
 
 from lopt import checkpoint
 from lopt.checkpoint import Checkpoint
-from lopt.config import ComponentConfig, RunConfig
+from lopt.config import ComponentConfig, RunConfig, Trust
 from lopt.errors import ConfigError
 from lopt.files import rundir, snapshots
 
@@ -37,7 +37,7 @@ def plan(
     *,
     resume: bool,
     start_from: str | None,
-    trust: bool,
+    trust: Trust,
 ) -> Plan:
     """What to do, given what lies in the folder.
 
@@ -58,7 +58,7 @@ def plan(
 
 
 def _new(
-    config: RunConfig, start_from: str | None, *, trust: bool, notes: tuple[str, ...]
+    config: RunConfig, start_from: str | None, *, trust: Trust, notes: tuple[str, ...]
 ) -> Plan:
     """The plan for a run at step 0."""
     if start_from is None:
@@ -89,7 +89,7 @@ def _in_use(folder: Path) -> bool:
 
 
 def _continued(
-    config: RunConfig, folder: Path, start_from: str | None, *, trust: bool
+    config: RunConfig, folder: Path, start_from: str | None, *, trust: Trust
 ) -> Plan:
     """The plan for a folder that has a run."""
     if not rundir.is_run(folder):

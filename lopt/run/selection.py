@@ -28,7 +28,7 @@ from jax.sharding import PartitionSpec as P
 from lopt import options
 from lopt.base import Array, LearnedOptimizer, MetaParams, PRNGKey
 from lopt.compiling import compile_lowered, mapped
-from lopt.config import RunConfig, TaskConfig
+from lopt.config import RunConfig, TaskConfig, Trust
 from lopt.errors import ConfigError
 from lopt.families import FAMILIES
 from lopt.groups import by_program, stacked_data
@@ -169,7 +169,7 @@ class Selector:
 
 
 def build_selector(
-    config: RunConfig, trainer: Trainer, *, trust: bool = False
+    config: RunConfig, trainer: Trainer, *, trust: Trust = False
 ) -> Selector | None:
     """The selector that a configuration describes, if any.
 

@@ -14,7 +14,7 @@ import jax
 
 from lopt import checkpoint
 from lopt.base import LearnedOptimizer, MetaParams
-from lopt.config import RunConfig, check_trust, load_suite
+from lopt.config import RunConfig, Trust, check_trust, load_suite
 from lopt.errors import ConfigError
 from lopt.factories import file_hash
 from lopt.files import fileformat, rundir, snapshots
@@ -59,7 +59,7 @@ def meta_train(
     overrides: Sequence[str] = (),
     resume: bool = False,
     start_from: str | Path | None = None,
-    trust: bool = False,
+    trust: Trust = False,
     progress: Progress | None = None,
 ) -> Run:
     """Meta-trains a learned optimizer.
@@ -110,7 +110,7 @@ def meta_train(
     return _in_memory(work) if folder is None else _in_folder(work, folder, origin)
 
 
-def _finished(folder: Path, config: RunConfig, trust: bool) -> Run:
+def _finished(folder: Path, config: RunConfig, trust: Trust) -> Run:
     theta = checkpoint.load_theta(folder, trust=trust)
     return _ended(folder, config, theta)
 
