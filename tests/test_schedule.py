@@ -231,6 +231,14 @@ def test_an_optimizer_without_a_policy_for_any_network_has_no_schedule(
     assert "it is for `layerwise`" in error.value.hint
 
 
+def test_a_python_file_that_a_card_names_is_not_run(prior, tmp_path):
+    python = tmp_path / "task.py"
+    python.write_text("raise SystemError('was run')")
+    strange = replace(prior, header=replace(prior.header, card={"suite": str(python)}))
+    with pytest.raises(ConfigError, match="only if trusted"):
+        schedule(strange)
+
+
 def test_a_file_that_does_not_name_its_suite_has_no_schedule(prior):
     unknown = replace(prior, header=replace(prior.header, card={}))
     with pytest.raises(ConfigError, match="its card names none") as error:
@@ -242,14 +250,6 @@ def test_a_file_that_does_not_name_its_suite_has_no_schedule(prior):
 
 
 @pytest.mark.parametrize("place", [".", f"{rundir.CHECKPOINTS}/5"])
-def test_a_python_file_that_a_card_names_is_not_run(prior, tmp_path):
-    python = tmp_path / "task.py"
-    python.write_text("raise SystemError('was run')")
-    strange = replace(prior, header=replace(prior.header, card={"suite": str(python)}))
-    with pytest.raises(ConfigError, match="only if trusted"):
-        schedule(strange)
-
-
 def test_of_a_run_the_tasks_are_those_of_its_configuration(prior, tmp_path, place):
     config = to_dict(load_suite("quick", ["tasks.0.label_noise=2"]))
     (tmp_path / rundir.CONFIG).write_text(json.dumps(config))
