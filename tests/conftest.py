@@ -91,3 +91,21 @@ def file(original, tmp_path):
     path = tmp_path / "x.safetensors"
     save_file(original, path)
     return path
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache of pretrained parameters for one test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "lopt" / "pretrained"
+
+
+@pytest.fixture
+def start(tmp_path):
+    """A file of parameters that the task of `started` may start from."""
+    from safetensors.numpy import save_file
+    from started import TENSORS
+
+    path = tmp_path / "start.safetensors"
+    save_file(TENSORS, path)
+    return path

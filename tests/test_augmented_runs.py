@@ -185,8 +185,8 @@ def test_both_members_of_a_pair_share_the_draw(name, key):
     results, states = jax.jit(lambda key: calls(estimator, task, theta, key, 2))(key)
     assert np.isfinite(results.loss).all() and results.loss[0] != results.loss[1]
     np.testing.assert_array_equal(results.grad["unused"], 0.0)
-    is_draw = lambda x: isinstance(x, Draw)  # noqa: E731
-    draws = [x for x in jax.tree.leaves(states, is_leaf=is_draw) if is_draw(x)]
+    leaves = jax.tree.leaves(states, is_leaf=lambda x: isinstance(x, Draw))
+    draws = [x for x in leaves if isinstance(x, Draw)]
     for draw in draws:
         w = np.asarray(draw.factors["w"])  # [calls, pairs, 2, ...]
         np.testing.assert_array_equal(w[:, :, 0], w[:, :, 1])

@@ -21,19 +21,7 @@ from lopt.run import meta_train
 from lopt.suites import complaint as interface_complaint
 from lopt.unroll import inner_step, unroll
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """A cache of pretrained parameters for each test."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "lopt" / "pretrained"
-
-
-@pytest.fixture
-def start(tmp_path):
-    path = tmp_path / "start.safetensors"
-    save_file(TENSORS, path)
-    return path
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_a_run_starts_from_the_files_parameters_and_state(tmp_path, start, key):

@@ -6,19 +6,7 @@ from safetensors.numpy import save_file
 from started import FILE, PRETRAIN, PYTHON, TENSORS
 from suite_files import complaint
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """A cache of pretrained parameters for each test."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "lopt" / "pretrained"
-
-
-@pytest.fixture
-def start(tmp_path):
-    path = tmp_path / "start.safetensors"
-    save_file(TENSORS, path)
-    return path
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,7 @@ from lopt.finetuning import pretraining
 from lopt.groups import by_program, data_hashes, group_tasks
 from lopt.suites import build_tasks
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """A cache of pretrained parameters for each test."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "lopt" / "pretrained"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_pretrained_seeds_share_a_program_and_not_their_weights(tmp_path):
