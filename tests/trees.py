@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 TREES = {
@@ -15,31 +16,36 @@ MIXED = {name: shape for tree in TREES.values() for name, shape in tree.items()}
 
 
 def perturbed_theta(lopt, key):
-    theta = lopt.init(key)
-    leaves, treedef = jax.tree.flatten(theta)
-    keys = jax.random.split(key, len(leaves))
-    noisy = [
-        x + 0.1 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(treedef, noisy)
+    theta = jax.jit(lopt.init)(key)
+    noise = numpy_draws(key)
+    return jax.tree.map(lambda x: x + jnp.float32(0.1) * noise(x.shape), theta)
 
 
 def random_tree(shapes, key, dtype=jnp.float32):
-    keys = jax.random.split(key, max(len(shapes), 1))
-    return {
-        name: jax.random.normal(k, shape).astype(dtype)
-        for (name, shape), k in zip(sorted(shapes.items()), keys, strict=False)
-    }
+    draws = numpy_draws(key)
+    return {name: jnp.asarray(draws(shape), dtype) for name, shape in shapes.items()}
+
+
+def numpy_draws(key):
+    """Normal draws of any shape, for which nothing is compiled."""
+    with jax.ensure_compile_time_eval():
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    return lambda shape: np.asarray(rng.standard_normal(shape), np.float32)
 
 
 def run(optimizer, params, key, num_steps=3, jit=True):
     """Parameters after some steps with random gradients."""
-    state = optimizer.init(params)
-    update = jax.jit(optimizer.update) if jit else optimizer.update
+
+    def step(grads, state, params, loss):
+        updates, state = optimizer.update(grads, state, params, value=loss)
+        return optax.apply_updates(params, updates), state
+
+    init, step = map(jax.jit, (optimizer.init, step)) if jit else (optimizer.init, step)
+    state = init(params)
+    shapes = {name: p.shape for name, p in params.items()}
+    dtypes = {p.dtype for p in params.values()}
     for i in range(num_steps):
-        shapes = {name: p.shape for name, p in params.items()}
-        grads = random_tree(shapes, jax.random.fold_in(key, i))
-        grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
-        updates, state = update(grads, state, params, value=jnp.float32(1.0 + i))
-        params = optax.apply_updates(params, updates)
+        with jax.ensure_compile_time_eval():
+            grads = random_tree(shapes, jax.random.fold_in(key, i), *dtypes)
+        params, state = step(grads, state, params, jnp.float32(1.0 + i))
     return params
