@@ -82,7 +82,9 @@ def spec_in_torch(spec: ParamSpec) -> ParamSpec:
 
 def nested(theta, make):
     """Theta with other leaves."""
-    return {k: nested(x, make) if isinstance(x, dict) else make(x) for k, x in theta.items()}
+    return {
+        k: nested(x, make) if isinstance(x, dict) else make(x) for k, x in theta.items()
+    }
 
 
 def random_theta(name: str, options: dict, *, size: float = 0.1, seed: int = 0):
@@ -98,12 +100,16 @@ def random_theta(name: str, options: dict, *, size: float = 0.1, seed: int = 0):
 def recording(num_steps: int, seed: int = 0):
     """Gradients, parameters and losses: sizes differ, gradients are noisy, some are 0."""
     rng = np.random.default_rng(seed)
-    draw = {k: lambda s=s: rng.normal(size=s).astype(np.float32) for k, s in SHAPES.items()}
+    draw = {
+        k: lambda s=s: rng.normal(size=s).astype(np.float32) for k, s in SHAPES.items()
+    }
     mean = {k: f() for k, f in draw.items()}
     params = {k: np.float32(0.3) * f() for k, f in draw.items()}
     for t in range(num_steps):
         scale = {k: np.float32(10.0 ** (i % 4 - 2)) for i, k in enumerate(SHAPES)}
-        grads = {k: scale[k] * (mean[k] * np.float32(np.cos(t / 20)) + draw[k]()) for k in mean}
+        grads = {
+            k: scale[k] * (mean[k] * np.float32(np.cos(t / 20)) + draw[k]()) for k in mean
+        }
         if t in (0, 7):
             grads["e_bias"] = np.zeros_like(grads["e_bias"])
         params = {k: p - np.float32(0.01) * np.sign(grads[k]) for k, p in params.items()}
@@ -117,18 +123,30 @@ def largest_difference(
     all_specs = specs()
     names = list(SHAPES)
     make = OPTIMIZERS[name](**options).opt_fn
-    in_jax = make(jax.tree.map(jax.numpy.asarray, theta), specs=all_specs if with_specs else None, num_steps=num_steps)
+    in_jax = make(
+        jax.tree.map(jax.numpy.asarray, theta),
+        specs=all_specs if with_specs else None,
+        num_steps=num_steps,
+    )
     rule = RULES[name](nested(theta, torch.tensor), num_steps=num_steps, **options)
     translated = [spec_in_torch(all_specs[k]) for k in names]
     if not with_specs:
         translated = [
-            replace(s, role={0: "scalar", 1: "bias"}.get(len(s.shape), "hidden"),
-                    width_in=1.0, width_out=1.0, forward=1.0, depth=None, num_layers=None)
+            replace(
+                s,
+                role={0: "scalar", 1: "bias"}.get(len(s.shape), "hidden"),
+                width_in=1.0,
+                width_out=1.0,
+                forward=1.0,
+                depth=None,
+                num_layers=None,
+            )
             for s in translated
         ]
     update = jax.jit(in_jax.update)
     worst, jax_state, state = 0.0, None, None
     for grads, params, loss in recording(num_steps):
+
         def as_list(tree):
             return [to_torch(tree[k], all_specs[k]) for k in names]
 

@@ -60,7 +60,11 @@ class Policy(NamedTuple):
 
 
 def measure(
-    pack: Packing, grads: Stacks, params: Stacks, momenta: list[Stacks], decays: list[float]
+    pack: Packing,
+    grads: Stacks,
+    params: Stacks,
+    momenta: list[Stacks],
+    decays: list[float],
 ) -> Tensor:
     """What is measured of each tensor in one step, [L, 3 + M].
 
@@ -94,13 +98,11 @@ def measure(
     )
 
 
-def update_averages(averages: Tensor, now: Tensor, step: int) -> Tensor:
+def update_averages(averages: Tensor, now: Tensor, is_first: Tensor) -> Tensor:
     """a ← γ a + (1 − γ) x for every γ, from a = x at the first step, [..., 3]."""
     now = now[..., None]
-    if step == 0:
-        return now.expand(averages.shape).clone()
     decay = averages.new_tensor(EMA_DECAYS)
-    return decay * averages + (1 - decay) * now
+    return torch.where(is_first, now, decay * averages + (1 - decay) * now)
 
 
 def policy_inputs(

@@ -120,6 +120,7 @@ class Layerwise:
                     keep = base.init(p, spec)
                     own |= {self._key(k, x): t.to(kept) for x, t in keep.items()}
             own["averages"] = torch.zeros(3 + len(self.decays), 3, device=p.device)
+            own["is_new"] = torch.ones((), dtype=torch.bool, device=p.device)
             if embedding is not None:
                 own["embedding"] = embedding[i].to(p.device)
             per_param.append(own)
@@ -179,11 +180,16 @@ class Layerwise:
         """What the policy decides, averages updated by what was measured now."""
         step, shared = int(state.shared["step"]), state.shared
         log_loss = torch.log(loss.abs() + EPS)
-        shared["log_loss"] = policy.update_averages(shared["log_loss"], log_loss, step)
+        is_first = torch.tensor(step == 0, device=loss.device)
+        shared["log_loss"] = policy.update_averages(
+            shared["log_loss"], log_loss, is_first
+        )
         averages = pack.order([own["averages"] for own in state.per_param])
-        averages = policy.update_averages(averages, now, step)
+        # Some tensors have their first gradient later than others.
+        is_first = pack.order([own["is_new"] for own in state.per_param])
+        averages = policy.update_averages(averages, now, is_first[:, None, None])
         for own, row in zip(state.per_param, pack.disorder(averages), strict=True):
-            own["averages"] = row
+            own["averages"], own["is_new"] = row, torch.zeros_like(own["is_new"])
         seen = policy.policy_inputs(
             shared["log_loss"], averages, known.structure, step, self.num_steps
         )
@@ -192,9 +198,7 @@ class Layerwise:
             seen = torch.cat([seen, embedding], dim=1)
         outputs = policy.apply_network(self.theta["network"], seen)
         step_size = self.prior.step_size(step, self.num_steps)
-        return policy.decide(
-            self.prior, outputs, known.available, known.decay, step_size
-        )
+        return policy.decide(self.prior, outputs, known.available, known.decay, step_size)
 
     def _mixed(
         self,
@@ -218,7 +222,9 @@ class Layerwise:
             d = base.direction(u, g, keep, place)
             for name, stack in keep.items():
                 _store(pack, i, state, self._key(k, name), stack)
-            factor = -decision.step_size * decision.mixture[:, k] * known.multipliers[:, k]
+            factor = (
+                -decision.step_size * decision.mixture[:, k] * known.multipliers[:, k]
+            )
             factor = pack.spread(i, factor)
             if base.kind == "entrywise":
                 factor = factor / (pack.rms(i, d) + EPS)
