@@ -7,6 +7,7 @@ The layout mapping: a kernel of jax, [in, out] or HWIO, has its last axis first 
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 
@@ -124,7 +125,7 @@ def largest_difference(
     names = list(SHAPES)
     make = OPTIMIZERS[name](**options).opt_fn
     in_jax = make(
-        jax.tree.map(jax.numpy.asarray, theta),
+        jax.tree.map(jnp.asarray, theta),
         specs=all_specs if with_specs else None,
         num_steps=num_steps,
     )
@@ -151,9 +152,12 @@ def largest_difference(
             return [to_torch(tree[k], all_specs[k]) for k in names]
 
         if jax_state is None:
-            jax_state = in_jax.init(params)
+            jax_state = in_jax.init(jax.tree.map(jnp.asarray, params))
             state = rule.init(as_list(params), translated)
-        expected, jax_state = update(grads, jax_state, params, value=loss)
+        expected, jax_state = update(
+            *jax.tree.map(jnp.asarray, (grads, jax_state, params)),
+            value=jnp.asarray(loss),
+        )
         with torch.no_grad():
             got = rule.update(as_list(grads), state, as_list(params), torch.tensor(loss))
         for k, x in zip(names, got, strict=True):

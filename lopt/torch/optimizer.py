@@ -71,10 +71,11 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self._check_finite = check_finite
         self._rules: dict[torch.device, Rule] = {}
         self._rule(torch.device("cpu"))  # complains now of what it lacks
-        if isinstance(params, nn.Module):
-            specs = param_specs(params) if specs is None else specs
-            params = params.named_parameters()
         self._given = specs
+        self._known = specs or {}
+        if isinstance(params, nn.Module):
+            self._known = self._known or param_specs(params)
+            params = params.named_parameters()
         self._specs: dict[Tensor, ParamSpec] = {}
         groups = list(params)
         if not groups:
@@ -191,7 +192,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 raise ValueError("`specs` are by name: give named parameters or a module")
             return {p: spec_of_shape(tuple(p.shape), 0) for p in params}
         named = list(zip(names, params, strict=True))
-        specs = self._given if self._given is not None else param_specs(named)
+        specs = self._known
+        if self._given is None:
+            specs = {**param_specs(named), **specs}
         for name, p in named:
             if name not in specs:
                 raise ValueError(f"`specs` lack the parameter `{name}`")

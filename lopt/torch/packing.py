@@ -54,12 +54,12 @@ class Packing:
         """The tensors, or the shards that are here, as stacks in their dtype."""
         return [self.stack(i, tensors) for i in range(len(self.groups))]
 
-    def stack(self, i: int, tensors: Sequence[Tensor]) -> Tensor:
+    def stack(self, i: int, tensors: Sequence[Any]) -> Tensor:
         """One of the stacks that `pack` makes."""
         own = [_local(tensors[j]) for j in self.groups[i]]
         return own[0][None] if len(own) == 1 else torch.stack(own)
 
-    def store(self, i: int, stack: Tensor, tensors: Sequence[Tensor]) -> None:
+    def store(self, i: int, stack: Tensor, tensors: Sequence[Any]) -> None:
         """Copies a stack into the tensors that it is of, unless it is made of them."""
         for row, j in zip(stack, self.groups[i], strict=True):
             target = _local(tensors[j])
