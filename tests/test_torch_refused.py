@@ -148,7 +148,7 @@ def broken(state, change):
     ],
 )
 def test_state_dicts_that_do_not_fit(change, message):
-    model, optimizer = stepped(2)
+    _, optimizer = stepped(2)
     state = broken(optimizer.state_dict(), change)
     before = copy.deepcopy(optimizer.state_dict())
     with pytest.raises(ValueError, match=message):
@@ -177,9 +177,9 @@ def test_files_that_torch_cannot_use(tmp_path):
         return LearnedOptimizer(network(), written(*args), num_steps=9)
 
     weights = {"network/w0": np.zeros((2, 2), np.float32)}
-    with pytest.raises(CheckpointError, match="Python file `mine.py:make`"):
+    with pytest.raises(CheckpointError, match=r"Python file `mine.py:make`"):
         opened("mine.py:make", {}, weights)
-    with pytest.raises(CheckpointError, match="unknown optimizer in torch.*`nobody`"):
+    with pytest.raises(CheckpointError, match=r"unknown optimizer in torch.*`nobody`"):
         opened("nobody", {}, weights)
     with pytest.raises(CheckpointError, match="unexpected keyword argument 'frobs'"):
         opened("layerwise", {"frobs": 3}, weights)
@@ -187,5 +187,5 @@ def test_files_that_torch_cannot_use(tmp_path):
         opened("layerwise", {}, weights)
     with pytest.raises(CheckpointError, match="is a folder, not an exported file"):
         LearnedOptimizer(network(), tmp_path, num_steps=9)
-    with pytest.raises(ConfigError, match="unknown parameter `0.wait`"):
+    with pytest.raises(ConfigError, match=r"unknown parameter `0.wait`"):
         param_specs(network(), roles={"0.wait": "input"})

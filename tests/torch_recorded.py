@@ -120,7 +120,7 @@ def recording(num_steps: int, seed: int = 0):
 def largest_difference(
     name: str, theta, options: dict, *, num_steps: int = 100, with_specs: bool = True
 ) -> float:
-    """max |torch − jax| / max |jax| of an update, the largest of all steps and tensors."""
+    """max |torch − jax| / max |jax|, the largest of all steps and tensors."""
     all_specs = specs()
     names = list(SHAPES)
     make = OPTIMIZERS[name](**options).opt_fn

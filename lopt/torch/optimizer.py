@@ -72,9 +72,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self._rules: dict[torch.device, Rule] = {}
         self._rule(torch.device("cpu"))  # complains now of what it lacks
         self._given = specs
-        self._known = specs or {}
+        self._known = {} if specs is None else specs
         if isinstance(params, nn.Module):
-            self._known = self._known or param_specs(params)
+            self._known = param_specs(params) if specs is None else specs
             params = params.named_parameters()
         self._specs: dict[Tensor, ParamSpec] = {}
         groups = list(params)
