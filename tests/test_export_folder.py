@@ -6,7 +6,8 @@ import os
 import pytest
 from exported import assert_same_bits, train
 
-from lopt.checkpoint import load, locate, read, save_folder
+from lopt.checkpoint import load, read, save_folder
+from lopt.config import locate
 from lopt.cli import run
 from lopt.cli.evaluate import _default_folder
 from lopt.config import load_suite
