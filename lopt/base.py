@@ -32,6 +32,10 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
+from lopt.specs import ROLES as ROLES
+from lopt.specs import ParamSpec as ParamSpec
+from lopt.specs import Role as Role
+
 Array = jax.Array
 PRNGKey = jax.Array
 PyTree = Any
@@ -59,66 +63,6 @@ class WithFrozen(NamedTuple):
 Split = Literal["train", "meta", "valid", "test"]
 """gradients | meta-loss | tuning and selection | every number that is reported."""
 SPLITS: tuple[Split, ...] = ("train", "meta", "valid", "test")
-
-Role = Literal["input", "hidden", "output", "embedding", "bias", "norm", "scalar"]
-ROLES: tuple[Role, ...] = (
-    "input", "hidden", "output", "embedding", "bias", "norm", "scalar",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParamSpec:
-    """What is known, before training, about one parameter tensor.
-
-    The one home of muP, of axis layout and of roles. Specs are static: they are part of
-    a compiled program. A tree of specs has the structure of the parameters.
-
-    Attributes:
-      role: the tensor's place in the network.
-      shape: the tensor's shape.
-      in_axes: axes that are summed over when the tensor is applied; `()` for vectors.
-      out_axes: axes that remain. A jax dense kernel [in, out] has in_axes (0,), out_axes
-        (1,); a torch `Linear` [out, in] the reverse; a convolution HWIO (0, 1, 2), (3,).
-      width_in: fan-in over the fan-in of the base model, 1 where it does not grow.
-      width_out: the same for the fan-out.
-      forward: what the model multiplies this tensor's product by (muP form: 1/width_in
-        on the output layer; a plain model: 1).
-      depth: place in the network, 0 first to 1 last; None where unknown.
-      num_layers: how many weight tensors are in a row in the network; None where unknown.
-    """
-
-    role: Role
-    shape: tuple[int, ...]
-    in_axes: tuple[int, ...] = ()
-    out_axes: tuple[int, ...] = ()
-    width_in: float = 1.0
-    width_out: float = 1.0
-    forward: float = 1.0
-    depth: float | None = None
-    num_layers: int | None = None
-
-    @property
-    def fan_in(self) -> int:
-        """Number of terms in each output's sum; 1 for vectors and scalars."""
-        return _product(self.shape[a] for a in self.in_axes)
-
-    @property
-    def fan_out(self) -> int:
-        """Number of outputs."""
-        return _product(self.shape[a] for a in self.out_axes)
-
-    @property
-    def is_matrix(self) -> bool:
-        """Whether the tensor is a linear map, in_axes -> out_axes, that has elements."""
-        return bool(self.in_axes and self.out_axes) and 0 not in self.shape
-
-
-def _product(sizes) -> int:
-    result = 1
-    for size in sizes:
-        result *= size
-    return result
-
 
 Specs = Any
 """A pytree of `ParamSpec`s with the structure of the parameters."""

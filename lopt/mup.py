@@ -50,19 +50,16 @@ A decoupled decay -λ ω φ has no multiplier: it shrinks a tensor, whatever its
 the same factor at every width.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
 import jax
 
-from lopt.base import ROLES, Params, ParamSpec, Role, Specs
+from lopt.base import ROLES, Params, Role, Specs
 from lopt.errors import unknown_name
-
-Form = Literal["mup", "plain"]
-FORMS: tuple[Form, ...] = ("mup", "plain")
-Kind = Literal["entrywise", "orthogonalized", "relative", "gradient"]
+from lopt.specs import FORMS as FORMS
+from lopt.specs import Form, Kind, compared, spec_of_shape, update_multiplier, with_form
 
 
 def infer_specs(params: Params, *, output_axis: Literal[0, -1] = -1) -> Specs:
@@ -73,7 +70,7 @@ def infer_specs(params: Params, *, output_axis: Literal[0, -1] = -1) -> Specs:
     stays unknown: every matrix is "hidden", of width 1, `depth` and `num_layers` are
     None. Names are not used: jax sorts the keys of dicts.
     """
-    return jax.tree.map(lambda x: _spec_of_shape(tuple(x.shape), output_axis), params)
+    return jax.tree.map(lambda x: spec_of_shape(tuple(x.shape), output_axis), params)
 
 
 def param_specs(
@@ -104,36 +101,10 @@ def param_specs(
     """
     specs = infer_specs(params, output_axis=output_axis)
     if base_params is not None:
-        specs = jax.tree.map(_compare, specs, base_params)
+        specs = jax.tree.map(compared, specs, base_params)
     if roles:
         specs = _state_roles(specs, roles)
-    return jax.tree.map(lambda spec: _with_form(spec, form), specs)
-
-
-def update_multiplier(spec: ParamSpec, kind: Kind) -> float:
-    """What a direction is multiplied by, 1 at the base width.
-
-    Args:
-      spec: the tensor that is updated.
-      kind: how the direction scales with width; see the docstring of this module. An
-        "orthogonalized" base takes vectors and embeddings entry by entry; what is
-        "relative" has been multiplied by the RMS of the tensor, in which 1/√width_in of
-        the multiplier lies already.
-    """
-    is_summed = spec.is_matrix and spec.role != "embedding"
-    if kind == "gradient":
-        share = spec.width_in * spec.forward**2 if is_summed else 1.0
-        return spec.width_out / share
-    if not is_summed:
-        return 1.0
-    if kind == "entrywise":
-        return 1.0 / (spec.width_in * spec.forward)
-    if kind == "relative":
-        return 1.0 / (math.sqrt(spec.width_in) * spec.forward)
-    base_in, base_out = spec.fan_in / spec.width_in, spec.fan_out / spec.width_out
-    spectral_norm = max(spec.fan_in, spec.fan_out) / max(base_in, base_out)
-    wanted = spec.width_out / spec.width_in
-    return math.sqrt(wanted / spectral_norm) / spec.forward
+    return jax.tree.map(lambda spec: with_form(spec, form), specs)
 
 
 def update_multipliers(specs: Specs | None, kind: Kind, params: Params) -> Any:
@@ -141,30 +112,6 @@ def update_multipliers(specs: Specs | None, kind: Kind, params: Params) -> Any:
     if specs is None:
         return jax.tree.map(lambda _: 1.0, params)
     return jax.tree.map(lambda _, spec: update_multiplier(spec, kind), params, specs)
-
-
-def _spec_of_shape(shape: tuple[int, ...], output_axis: int) -> ParamSpec:
-    rank = len(shape)
-    if rank == 0:
-        return ParamSpec(role="scalar", shape=shape)
-    out_axes = (range(rank)[output_axis],)
-    if rank == 1:
-        return ParamSpec(role="bias", shape=shape, out_axes=out_axes)
-    in_axes = tuple(axis for axis in range(rank) if axis not in out_axes)
-    return ParamSpec(role="hidden", shape=shape, in_axes=in_axes, out_axes=out_axes)
-
-
-def _compare(spec: ParamSpec, base_param: Any) -> ParamSpec:
-    base = replace(spec, shape=tuple(base_param.shape))
-    if len(base.shape) != len(spec.shape):
-        message = f"a parameter of shape {spec.shape} has base shape {base.shape}"
-        raise ValueError(f"{message}: the ranks must agree")
-    width_in = spec.fan_in / base.fan_in
-    width_out = spec.fan_out / base.fan_out
-    role = spec.role
-    if spec.is_matrix and (width_in == 1) != (width_out == 1):
-        role = "input" if width_in == 1 else "output"
-    return replace(spec, role=role, width_in=width_in, width_out=width_out)
 
 
 def _state_roles(specs: Specs, roles: Mapping[str, Role]) -> Specs:
@@ -180,9 +127,3 @@ def _state_roles(specs: Specs, roles: Mapping[str, Role]) -> Specs:
             raise unknown_name("role", role, ROLES)
         by_path[path] = replace(by_path[path], role=role)
     return treedef.unflatten(by_path.values())
-
-
-def _with_form(spec: ParamSpec, form: Form) -> ParamSpec:
-    if form == "mup" and spec.role == "output":
-        return replace(spec, forward=1.0 / spec.width_in)
-    return spec

@@ -12,11 +12,12 @@ import lopt
 PACKAGE = Path(lopt.__file__).parent
 
 LAYERS = (
+    {"specs"},
     {"base", "bundled", "compiling", "errors"},
     {"config", "disk", "numerics", "prng", "sharding"},
     {"checks", "data", "features", "mixtures", "mup", "packing"},
     {"bases", "corpus", "factories", "files", "streams"},
-    {"augmentation", "families", "guard", "optimizers", "options", "unroll"},
+    {"augmentation", "families", "guard", "optimizers", "options", "torch", "unroll"},
     {"estimators", "finetuning", "outer", "weights"},
     {"checkpoint", "suites"},
     {"decisions", "groups", "own_task", "published"},

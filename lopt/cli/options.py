@@ -7,7 +7,7 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON in place of a table.")]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Run the Python files that a suite or weights name.")
+    bool, typer.Option("--trust", help="Run the Python files that are named.")
 ]
 Devices = Annotated[
     int | None,
