@@ -11,7 +11,7 @@ from lopt.cli import run
 from lopt.cli.evaluate import _default_folder
 from lopt.config import load_suite
 from lopt.errors import CheckpointError, ConfigError
-from lopt.evaluation.schedule import _training
+from lopt.evaluation.schedule import training_suite
 from lopt.files import fileformat, hub
 from lopt.published import formats
 from lopt.run.plan import plan
@@ -84,7 +84,7 @@ def test_it_is_taken_where_a_file_is(folder, file, capsys, tmp_path):
     start = plan(config, None, resume=False, start_from=str(folder), trust=False).start
     assert start is not None and start.path == folder
     assert _default_folder(folder).parts == ("evaluations", "mine")
-    assert _training(read(folder)).suite == "digits"  # not the folder's config.json
+    assert training_suite(read(folder)).suite == "digits"  # not the folder's config.json
     with pytest.raises(CheckpointError, match=r"safetensors` is a file of lopt already"):
         formats.read(folder)
     assert run(["show", str(folder), "--json"]) == 0

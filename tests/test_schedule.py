@@ -14,12 +14,13 @@ from lopt.checkpoint import Checkpoint, save_file
 from lopt.config import load_suite, to_dict
 from lopt.decisions import recorder
 from lopt.errors import ConfigError
-from lopt.evaluation.schedule import POINTS, SEEDS, following, places, record, schedule
+from lopt.evaluation.schedule import SEEDS, following, record, schedule
 from lopt.families import mlp
 from lopt.files import rundir
 from lopt.files.fileformat import Header
 from lopt.optimizers import OPTIMIZERS
 from lopt.optimizers.policy import Policy
+from lopt.optimizers.schedule import POINTS, places
 from lopt.options import resolved
 from lopt.packing import packing
 
