@@ -98,7 +98,12 @@ def command(
         from lopt.export import schedule
 
         schedule.write(
-            checkpoint, out, num_steps=num_steps, overwrite=force, trust=trust
+            checkpoint,
+            out,
+            num_steps=num_steps,
+            notify=lambda text, units: console.say(text),
+            overwrite=force,
+            trust=trust,
         )
     console.data(str(out))
     files = out.iterdir() if out.is_dir() else (out,)

@@ -25,8 +25,9 @@ def folded(program: Program, root: str) -> Program:
     before = ""
     while before != (now := _text(program)):
         before = now
-        for fold in (_parameters, _branches, _tables, _once, _identities, _unused):
+        for fold in (_parameters, _branches, _tables, _once, _identities, _inlined):
             fold(program)
+        _unused(program, root)
         _unreached(program, root)
     return program
 
@@ -136,7 +137,9 @@ def _known(program: Program, node: ast.stmt) -> dict[str, Any]:
 def _defaults(node: ast.FunctionDef) -> dict[str, ast.expr]:
     positional = [*node.args.posonlyargs, *node.args.args]
     defaults = node.args.defaults
-    pairs = list(zip(positional[len(positional) - len(defaults) :], defaults, strict=True))
+    pairs = list(
+        zip(positional[len(positional) - len(defaults) :], defaults, strict=True)
+    )
     pairs += zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
     return {arg.arg: default for arg, default in pairs if default is not None}
 
@@ -294,18 +297,18 @@ def _without_alias(body: list[ast.stmt]) -> list[ast.stmt]:
         case [ast.Assign(targets=[ast.Name(id=name)], value=value), ast.Return() as end]:
             whole = isinstance(end.value, ast.Name) and end.value.id == name
             if whole or isinstance(value, ast.Name):
-                return [*body[:-2], _Replaced(name, value).visit(end)]
+                return [*body[:-2], _Replaced({name: value}).visit(end)]
     return body
 
 
 class _Replaced(ast.NodeTransformer):
-    """An expression in place of a name."""
+    """Expressions in place of names."""
 
-    def __init__(self, name: str, value: ast.expr):
-        self.name, self.value = name, value
+    def __init__(self, values: Mapping[str, ast.expr]):
+        self.values = values
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
-        return self.value if node.id == self.name else node
+        return self.values.get(node.id, node)
 
 
 def _tables(program: Program) -> None:
@@ -342,7 +345,10 @@ class _Tables(ast.NodeTransformer):
                 args=[ast.GeneratorExp(elt=item, generators=[each])],
             ) if self._looks_up(item, each) and is_known(each.iter, self.known):
                 values = value_of(each.iter, self.known)
-                return ast.Tuple([self._at(item, each.target, v) for v in values])
+                items = [self._at(item, each.target, v) for v in values]
+                return ast.Tuple(items, ast.Load())
+            case ast.Call(func=ast.Name(id="tuple"), args=[ast.Tuple() as whole]):
+                return whole
         return self.generic_visit(node)
 
     def _looks_up(self, item: ast.expr, each: ast.comprehension) -> bool:
@@ -370,7 +376,7 @@ def _once(program: Program) -> None:
         def visit_Call(self, node: ast.Call) -> ast.expr:
             self.generic_visit(node)
             names = fields.get(getattr(node.func, "id", ""), [])
-            if names and any(isinstance(x, ast.Constant) for x in node.args):
+            if names and sum(isinstance(x, ast.Constant) for x in node.args) > 2:
                 pairs = zip(names, node.args, strict=False)
                 given = [ast.keyword(name, value) for name, value in pairs]
                 node.args, node.keywords = [], [*given, *node.keywords]
@@ -379,9 +385,13 @@ def _once(program: Program) -> None:
     for node in _functions(program).values():
         defaults = _defaults(node)
         for name in getattr(node, "known", set()) & defaults.keys():
-            reads = [n for n in ast.walk(node) if isinstance(n, ast.Name) and n.id == name]
+            reads = [
+                n for n in ast.walk(node) if isinstance(n, ast.Name) and n.id == name
+            ]
             if len(reads) == 1:
-                node.body = [_Replaced(name, defaults[name]).visit(x) for x in node.body]
+                node.body = [
+                    _Replaced({name: defaults[name]}).visit(x) for x in node.body
+                ]
         Named().visit(node)
 
 
@@ -413,10 +423,49 @@ def _without_doc(body: list[ast.stmt]) -> list[ast.stmt]:
     return body[1:] if has_doc else body
 
 
-def _unused(program: Program) -> None:
+def _inlined(program: Program) -> None:
+    """A function that is one expression, called once, is written there."""
+    for name, node in _functions(program).items():
+        match _without_doc(node.body):
+            case [ast.Return(value=ast.expr() as value)] if not _rebound(node):
+                _inline(program, name, node, value)
+
+
+def _inline(program: Program, name: str, node: ast.FunctionDef, value: ast.expr) -> None:
+    parts = [part for d in program.definitions for part in ast.walk(d.node)]
+    names = [n for n in parts if isinstance(n, ast.Name) and n.id == name]
+    calls = [n for n in parts if isinstance(n, ast.Call) and n.func in names]
+    args = [arg.arg for arg in node.args.args]
+    if len(names) != 1 or len(calls) != 1 or node.args.kwonlyargs:
+        return
+    (call,) = calls
+    reads = [n.id for n in ast.walk(value) if isinstance(n, ast.Name)]
+    if call.keywords or len(call.args) != len(args) or _has_star(call):
+        return
+    for arg, given in zip(args, call.args, strict=True):
+        if reads.count(arg) > 1 and not isinstance(
+            given, ast.Name | ast.Attribute | ast.Constant
+        ):
+            return
+    value = _Replaced(dict(zip(args, call.args, strict=True))).visit(value)
+    for definition in program.definitions:
+        definition.node = _Swapped(call, value).visit(definition.node)
+
+
+class _Swapped(ast.NodeTransformer):
+    """One expression in place of another."""
+
+    def __init__(self, old: ast.expr, new: ast.expr):
+        self.old, self.new = old, new
+
+    def visit(self, node: ast.AST) -> Any:
+        return self.new if node is self.old else super().visit(node)
+
+
+def _unused(program: Program, root: str) -> None:
     """Leaves out variables, functions and known parameters that are not read."""
     for name, node in _functions(program).items():
-        if not name.startswith(":"):
+        if name != root:
             _Unused(read(node)).visit(node)
             known = getattr(node, "known", set())
             for arg in [a for a in node.args.kwonlyargs if a.arg in known]:

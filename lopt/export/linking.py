@@ -293,7 +293,10 @@ class _Resolver(ast.NodeTransformer):
     def _spelled_out(self, home: Module, alias: ast.expr) -> ast.expr:
         """What a type is called in other packages."""
         if not isinstance(alias, ast.Name | ast.Attribute):
-            home, alias = parsed("", "from typing import Any"), ast.Name("Any", ast.Load())
+            home, alias = (
+                parsed("", "from typing import Any"),
+                ast.Name("Any", ast.Load()),
+            )
         resolver = _Resolver(home)
         spelled = resolver.visit(copy.deepcopy(alias))
         self.imports |= resolver.imports

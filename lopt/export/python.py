@@ -8,12 +8,13 @@ reaches with its options (linking.py), simplified by what these options settle
 import ast
 import base64
 import inspect
-import pprint
+import os
 import re
 import shutil
 import subprocess
+import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,32 +32,22 @@ from lopt.options import typed_options
 WIDTH = 90
 
 _LOAD = '''\
-import base64
-
+import jax
 import jax.numpy as jnp
-import numpy as np
 
 from {module} import {name}
 
 
 def load(*, num_steps=None, specs=None):
     """The optimizer; `specs`, a tree of `ParamSpec`s, says what shapes cannot."""
-    opt_fn = {name}({options})
-    return opt_fn(weights(), num_steps=num_steps, specs=specs)
-
-
-def weights():
-    """The learned weights, a tree of arrays."""
-    tree = {{}}
-    for name, (shape, text) in WEIGHTS.items():
-        *folders, last = name.split("/")
-        folder = tree
-        for part in folders:
-            folder = folder.setdefault(part, {{}})
-        data = np.frombuffer(base64.b64decode(text), "<f4")
-        folder[last] = jnp.asarray(data.reshape(shape))
-    return tree
+    theta = jax.tree.map(jnp.asarray, WEIGHTS)
+    return {name}({options})(theta, num_steps=num_steps, specs=specs)
 '''
+
+_ARRAY = """\
+def _array(shape, text):
+    return np.frombuffer(base64.b64decode(text), "<f4").reshape(shape)
+"""
 
 _HEAD = '''\
 """A learned optimizer, `{name}` of lopt, in one file: needs jax and optax, not lopt.
@@ -102,37 +93,47 @@ def source(checkpoint: Checkpoint) -> str:
     parts = [
         _HEAD.format(name=name, about=about),
         _imports(program),
-        _unformatted("HEADER", _text(fileformat.content(header))),
-        _unformatted("WEIGHTS", _weights(checkpoint)),
+        _ARRAY,
+        "# fmt: off",
+        f"HEADER = {_text(fileformat.content(header))}\n",
+        f"WEIGHTS = {_weights(jax.device_get(checkpoint.theta))}",
+        "# fmt: on",
         *_code(program),
     ]
     return formatted("\n".join(parts))
 
 
-def _unformatted(name: str, value: str) -> str:
-    return f"# fmt: off\n{name} = {value}\n# fmt: on\n"
-
-
 def _text(content: dict[str, Any]) -> str:
-    return pprint.pformat(content, width=WIDTH, compact=True, sort_dicts=False)
+    """A literal, in lines that are as full as they can be."""
+    string = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
+    lines = [""]
+    for part in re.findall(rf"(?:{string}|[^'\",])+(?:, |$)", repr(content)):
+        if len(lines[-1]) + len(part) > WIDTH:
+            lines.append(part)
+        else:
+            lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
 
 
-def _weights(checkpoint: Checkpoint) -> str:
-    """Each array as text: little-endian float32 in base 64."""
+def _weights(tree: Mapping[str, Any]) -> str:
+    """A literal, each array as text: little-endian float32 in base 64."""
     lines = ["{"]
-    for name, x in fileformat.flatten(jax.device_get(checkpoint.theta)).items():
+    for name, x in tree.items():
+        if isinstance(x, Mapping):
+            lines.append(f'"{name}": {_weights(x)},')
+            continue
         array = np.asarray(x, order="C")
         assert array.dtype == np.float32, name
         text = base64.b64encode(array.astype("<f4").tobytes()).decode()
         rows = textwrap.wrap(text, WIDTH)
-        lines += [f'    "{name}": ({array.shape!r}, """', *rows, '"""),']
+        lines += [f'"{name}": _array({array.shape!r}, """', *rows, '"""),']
     return "\n".join([*lines, "}"])
 
 
 def _imports(program: Program) -> str:
     """What the code reads of other packages."""
     read = {name for d in program.definitions for name in folding.read(d.node)}
-    plain, names = [], {}
+    plain, names = ["import base64", "import numpy as np"], {}
     for node in program.imports.values():
         alias = node.names[0]
         if (alias.asname or alias.name).partition(".")[0] not in read:
@@ -142,7 +143,7 @@ def _imports(program: Program) -> str:
         else:
             names.setdefault(node.module, []).append(alias.name)
     lines = [f"from {m} import {', '.join(sorted(n))}" for m, n in names.items()]
-    return "\n".join([*sorted(plain), *sorted(lines)])
+    return "\n".join([*sorted({*plain}), *sorted(lines)])
 
 
 def _code(program: Program) -> Iterable[str]:
@@ -155,8 +156,9 @@ def _code(program: Program) -> Iterable[str]:
         yield "" if is_constant and module == owner else "\n"
         if module != owner:
             owner = module
-            yield textwrap.fill(_title(module), WIDTH, initial_indent="# ",
-                subsequent_indent="# ")
+            yield textwrap.fill(
+                _title(module), WIDTH, initial_indent="# ", subsequent_indent="# "
+            )
         yield _definition(definition, names)
 
 
@@ -164,7 +166,7 @@ def _title(module: str) -> str:
     """Of the code of a module."""
     if not module:
         return "What is called from outside."
-    return f"{module}: {linking.module(module).doc.splitlines()[0]}"
+    return f"{module}: {linking.module(module).doc.partition('.')[0].partition(':')[0]}"
 
 
 def _names(program: Program) -> dict[str, str]:
@@ -266,9 +268,11 @@ def _shorten_doc(node: ast.FunctionDef | ast.ClassDef) -> None:
 
 
 def formatted(text: str) -> str:
-    """The text as ruff formats it."""
-    ruff = shutil.which("ruff")
-    command = [str(ruff), "format", "--isolated", f"--line-length={WIDTH}", "-"]
-    return subprocess.run(
-        command, input=text, capture_output=True, text=True, check=True
-    ).stdout
+    """The text as ruff formats it; where there is no ruff, as it is."""
+    places = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    ruff = shutil.which("ruff", path=os.pathsep.join(places))
+    if ruff is None:
+        return text
+    command = [ruff, "format", "--isolated", f"--line-length={WIDTH}", "-"]
+    done = subprocess.run(command, input=text.encode(), capture_output=True, check=True)
+    return done.stdout.decode()

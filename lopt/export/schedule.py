@@ -16,6 +16,7 @@ from lopt.checkpoint import Checkpoint, save_file
 from lopt.config import RunConfig
 from lopt.evaluation.schedule import record, require_policy, training_suite
 from lopt.evaluation.workers import Notify
+from lopt.files import fileformat
 from lopt.files.fileformat import Header
 from lopt.optimizers import FROZEN
 from lopt.suites import build_tasks
@@ -26,11 +27,13 @@ def write(
     path: Path,
     *,
     num_steps: int | None = None,
+    notify: Notify = lambda text, units: None,
     overwrite: bool = False,
     trust: bool = False,
 ) -> None:
     """Writes the exported file; the errors of `frozen` and of `save_file`."""
-    found = frozen(checkpoint, num_steps=num_steps, trust=trust)
+    fileformat.check_free(path, overwrite=overwrite)
+    found = frozen(checkpoint, num_steps=num_steps, notify=notify, trust=trust)
     save_file(found, path, overwrite=overwrite)
 
 

@@ -3,8 +3,8 @@
     init.jax, update.jax  serialized by `jax.export`, for CPUs, GPUs and TPUs
     README.md             what they take and return, and how they are called
 
-Any later jax of the next six months reads them (`jax.export`'s promise); lopt is not
-needed. Parameters are a dict of arrays by name, states a tuple of arrays.
+Any jax of the six months that follow reads them (`jax.export`'s promise), with
+flatbuffers; lopt is not needed. Parameters are a dict of arrays by name, states a tuple of arrays.
 """
 
 from collections.abc import Mapping
@@ -31,8 +31,8 @@ Shapes = Mapping[str, jax.ShapeDtypeStruct]
 _TEXT = """\
 # {name}: the update of `{optimizer}`, compiled
 
-A learned optimizer of lopt for parameters of these shapes{steps}, exported by jax
-{version}. It runs with jax alone, on {platforms}:
+A learned optimizer of lopt for parameters of these shapes{steps},
+exported by jax {version}. It runs with jax and flatbuffers, without lopt, on {platforms}:
 
 ```python
 from pathlib import Path
@@ -107,7 +107,9 @@ def parts(
         platforms=", ".join(PLATFORMS),
         init=INIT,
         update=UPDATE,
-        rows="\n".join(f"| `{k}` | {list(x.shape)} | {x.dtype} |" for k, x in params.items()),
+        rows="\n".join(
+            f"| `{k}` | {list(x.shape)} | {x.dtype} |" for k, x in params.items()
+        ),
     )
     return {
         INIT: _serialized(init, params),
@@ -118,7 +120,13 @@ def parts(
 
 def _serialized(function, *args) -> bytes:
     exported = export.export(jax.jit(function), platforms=PLATFORMS)(*args)
-    return bytes(exported.serialize())
+    try:
+        return bytes(exported.serialize())
+    except ImportError as error:  # jax names the package, and no more
+        raise ConfigError(
+            "`--format stablehlo` needs the package `flatbuffers`",
+            hint="`pip install 'lopt[stablehlo]'`",
+        ) from error
 
 
 def shapes_of(path: Path) -> Shapes:

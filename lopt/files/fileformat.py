@@ -98,13 +98,8 @@ def encoded(tensors: Mapping[str, np.ndarray], header: Header) -> bytes:
     return safetensors.numpy.save(arrays, {METADATA_KEY: text})
 
 
-def write_file(path: Path, content: bytes, *, overwrite: bool = False) -> None:
-    """Writes a file that someone asked for; it appears whole or not at all.
-
-    Raises:
-      CheckpointError: the file exists and `overwrite` is false, it is a folder, or the
-        disk refuses; what was there stays as it was.
-    """
+def check_free(path: Path, *, overwrite: bool = False) -> None:
+    """Raises `CheckpointError` where a file may not be written."""
     if path.is_dir():
         raise CheckpointError(
             f"`{path}` is a folder, not a file to write", hint="name a file inside it"
@@ -113,6 +108,16 @@ def write_file(path: Path, content: bytes, *, overwrite: bool = False) -> None:
         raise CheckpointError(
             f"`{path}` exists already", hint="choose another file, or pass `--force`"
         )
+
+
+def write_file(path: Path, content: bytes, *, overwrite: bool = False) -> None:
+    """Writes a file that someone asked for; it appears whole or not at all.
+
+    Raises:
+      CheckpointError: the file exists and `overwrite` is false, it is a folder, or the
+        disk refuses; what was there stays as it was.
+    """
+    check_free(path, overwrite=overwrite)
     write_atomically(path, content)
 
 
