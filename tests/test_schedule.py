@@ -227,7 +227,7 @@ def test_an_optimizer_without_a_policy_for_any_network_has_no_schedule(
     save_file(made(path, optimizer, **options), path)
     with pytest.raises(ConfigError) as error:
         evaluate(path, "quick", baselines=["schedule"], trials=1, seeds=2)
-    assert "`schedule` freezes a policy" in error.value.message
+    assert "a schedule is a frozen policy" in error.value.message
     assert f"`mine.safetensors`, of `{optimizer}`, has none" in error.value.message
     assert "it is for `layerwise`" in error.value.hint
 

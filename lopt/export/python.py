@@ -24,6 +24,7 @@ import numpy as np
 from lopt.checkpoint import Checkpoint
 from lopt.errors import ConfigError
 from lopt.export import folding, linking
+from lopt.export.constants import read_in
 from lopt.export.linking import Definition, Program
 from lopt.files import fileformat
 from lopt.optimizers import OPTIMIZERS
@@ -132,7 +133,7 @@ def _weights(tree: Mapping[str, Any]) -> str:
 
 def _imports(program: Program) -> str:
     """What the code reads of other packages."""
-    read = {name for d in program.definitions for name in folding.read(d.node)}
+    read = {name for d in program.definitions for name in read_in(d.node)}
     plain, names = ["import base64", "import numpy as np"], {}
     for node in program.imports.values():
         alias = node.names[0]

@@ -4,7 +4,7 @@
     README.md             what they take and return, and how they are called
 
 Any jax of the six months that follow reads them (`jax.export`'s promise), with
-flatbuffers; lopt is not needed. Parameters are a dict of arrays by name, states a tuple of arrays.
+flatbuffers; lopt is not needed. Parameters are a dict of arrays by name, states a tuple.
 """
 
 from collections.abc import Mapping
@@ -138,17 +138,20 @@ def shapes_of(path: Path) -> Shapes:
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: file.get_slice(name) for name in file.keys()}
             metadata = file.metadata() or {}
             kinds = {name: x.get_dtype() for name, x in found.items()}
             shapes = {name: tuple(x.get_shape()) for name, x in found.items()}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"`--like` must be a safetensors file, got `{path}`: {reason}")
+        raise ConfigError(
+            f"`--like` must be a safetensors file, got `{path}`: {reason}",
+            hint="save the parameters by `safetensors.numpy.save_file`",
+        ) from error
     if METADATA_KEY in metadata:
         raise ConfigError(
             f"`--like` must hold a model's parameters, got the optimizer `{path}`",
-            hint="save the model: `safetensors.flax.save_file(params, …)`",
+            hint="save the parameters by `safetensors.numpy.save_file`",
         )
     if not kinds:
         raise ConfigError(f"`--like` must hold parameters, got none in `{path}`")
