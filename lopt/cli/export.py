@@ -90,7 +90,7 @@ def command(
         from lopt.export import python
 
         python.write(checkpoint, out, overwrite=force)
-    elif kind == "stablehlo":
+    elif like is not None:
         from lopt.export import stablehlo
 
         stablehlo.write(checkpoint, out, like=like, num_steps=num_steps)

@@ -35,13 +35,13 @@ class _Branches(ast.NodeTransformer):
             return node if node.body or node.orelse else None
         return node.body if value_of(node.test, self.known) else node.orelse
 
-    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
+    def visit_IfExp(self, node: ast.IfExp) -> Any:
         self.generic_visit(node)
         if not is_known(node.test, self.known):
             return node
         return node.body if value_of(node.test, self.known) else node.orelse
 
-    def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
+    def visit_BoolOp(self, node: ast.BoolOp) -> Any:
         """Without what says nothing: true sides of `and`, false ones of `or`."""
         self.generic_visit(node)
         says_nothing = isinstance(node.op, ast.And)
@@ -66,7 +66,7 @@ class _Branches(ast.NodeTransformer):
                 return None
         return node
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
         self.generic_visit(node)
         ends = [i for i, s in enumerate(node.body) if isinstance(s, ast.Return)]
         body = node.body[: ends[0] + 1] if ends else node.body
@@ -104,7 +104,7 @@ class _Tables(ast.NodeTransformer):
     def __init__(self, known: Constants, tables: Mapping[str, ast.Dict]):
         self.known, self.tables = known, tables
 
-    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+    def visit_Subscript(self, node: ast.Subscript) -> Any:
         self.generic_visit(node)
         table = self.tables.get(getattr(node.value, "id", ""))
         if table is None or not is_known(node.slice, self.known):
@@ -113,7 +113,7 @@ class _Tables(ast.NodeTransformer):
         entries = zip(table.keys, table.values, strict=True)
         return next(v for k, v in entries if k is not None and value_of(k, {}) == key)
 
-    def visit_Call(self, node: ast.Call) -> ast.expr:
+    def visit_Call(self, node: ast.Call) -> Any:
         match node:
             case ast.Call(
                 func=ast.Name(id="tuple"),

@@ -57,8 +57,10 @@ def _specialize(
         found = set()
         for given, (_, there) in zip(values, calls, strict=True):
             inside = known if given is defaults.get(name) else there
-            has_value = given is not None and is_known(given, inside)
-            found.add(repr(value_of(given, inside)) if has_value else None)
+            if given is None or not is_known(given, inside):
+                found.add(None)
+            else:
+                found.add(repr(value_of(given, inside)))
         if len(found) != 1 or None in found:
             continue
         (text,) = found
@@ -100,13 +102,15 @@ def _fix(node: ast.FunctionDef, arg: ast.arg, value: ast.expr) -> None:
 def once(program: Program) -> None:
     """A known parameter that is read once is written there, a field by its name."""
     fields = {
-        d.names[0]: [x.target.id for x in d.node.body if isinstance(x, ast.AnnAssign)]
+        d.names[0]: [
+            ast.unparse(x.target) for x in d.node.body if isinstance(x, ast.AnnAssign)
+        ]
         for d in program.definitions
         if isinstance(d.node, ast.ClassDef)
     }
 
     class Named(ast.NodeTransformer):
-        def visit_Call(self, node: ast.Call) -> ast.expr:
+        def visit_Call(self, node: ast.Call) -> Any:
             self.generic_visit(node)
             names = fields.get(getattr(node.func, "id", ""), [])
             if names and sum(isinstance(x, ast.Constant) for x in node.args) > 2:
@@ -131,7 +135,7 @@ def identities(program: Program) -> None:
     same = {name for name, node in functions(program).items() if _is_identity(node)}
 
     class Inlined(ast.NodeTransformer):
-        def visit_Call(self, node: ast.Call) -> ast.expr:
+        def visit_Call(self, node: ast.Call) -> Any:
             self.generic_visit(node)
             if getattr(node.func, "id", "") in same and len(node.args) == 1:
                 return node.args[0]

@@ -4,7 +4,8 @@ import ast
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lopt.export.linking import Program, bound_names, scope_of
+from lopt.export.linking import Program
+from lopt.export.sources import bound_names, scope_of
 
 Constants = Mapping[str, Any]
 
@@ -28,9 +29,10 @@ def value_of(node: ast.expr, known: Constants) -> Any:
             return tuple(value_of(item, known) for item in items)
         case ast.List(elts=items):
             return [value_of(item, known) for item in items]
-        case ast.Dict(keys=keys, values=values) if None not in keys:
-            pairs = zip(keys, values, strict=True)
-            return {value_of(k, known): value_of(v, known) for k, v in pairs}
+        case ast.Dict(keys=keys, values=values):
+            pairs = [(k, v) for k, v in zip(keys, values, strict=True) if k is not None]
+            if len(pairs) == len(keys):  # else some are of `**`
+                return {value_of(k, known): value_of(v, known) for k, v in pairs}
         case ast.Call(func=ast.Name(id="tuple"), args=[items], keywords=[]):
             return tuple(value_of(items, known))
         case ast.UnaryOp(op=ast.Not(), operand=operand):
@@ -116,10 +118,9 @@ def defaults_of(node: ast.FunctionDef) -> dict[str, ast.expr]:
     """The default of each parameter that has one."""
     positional = [*node.args.posonlyargs, *node.args.args]
     defaults = node.args.defaults
-    pairs = list(
-        zip(positional[len(positional) - len(defaults) :], defaults, strict=True)
-    )
-    pairs += zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+    last = positional[len(positional) - len(defaults) :]
+    args = [*last, *node.args.kwonlyargs]
+    pairs = zip(args, [*defaults, *node.args.kw_defaults], strict=True)
     return {arg.arg: default for arg, default in pairs if default is not None}
 
 
@@ -157,6 +158,6 @@ class Replaced(ast.NodeTransformer):
     def __init__(self, values: Mapping[str, ast.expr]):
         self.values = values
 
-    def visit_Name(self, node: ast.Name) -> ast.expr:
+    def visit_Name(self, node: ast.Name) -> Any:
         """What stands for it."""
         return self.values.get(node.id, node)

@@ -12,7 +12,8 @@ from typing import Any
 from lopt.export.branches import branches, tables
 from lopt.export.calls import identities, inlined, once, parameters
 from lopt.export.constants import functions, read_in
-from lopt.export.linking import Program, bound_names
+from lopt.export.linking import Program
+from lopt.export.sources import bound_names
 
 
 def folded(program: Program, root: str) -> Program:
@@ -47,7 +48,7 @@ class _Unused(ast.NodeTransformer):
     def __init__(self, read: set[str]):
         self.read, self.depth = read, 0
 
-    def visit_Delete(self, node: ast.Delete) -> None:
+    def visit_Delete(self, node: ast.Delete) -> Any:
         """Of what is not read: a habit of lopt's."""
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:

@@ -23,7 +23,7 @@ import numpy as np
 
 from lopt.checkpoint import Checkpoint
 from lopt.errors import ConfigError
-from lopt.export import folding, linking
+from lopt.export import folding, linking, sources
 from lopt.export.constants import read_in
 from lopt.export.linking import Definition, Program
 from lopt.files import fileformat
@@ -90,7 +90,7 @@ def source(checkpoint: Checkpoint) -> str:
     module, name = factory.__module__, factory.__name__
     load = _LOAD.format(module=module, name=name, options=given)
     program = folding.folded(linking.linked(load), ":load")
-    about = linking.module(module).doc
+    about = sources.module(module).doc
     parts = [
         _HEAD.format(name=name, about=about),
         _imports(program),
@@ -167,7 +167,7 @@ def _title(module: str) -> str:
     """Of the code of a module."""
     if not module:
         return "What is called from outside."
-    return f"{module}: {linking.module(module).doc.partition('.')[0].partition(':')[0]}"
+    return f"{module}: {sources.module(module).doc.partition('.')[0].partition(':')[0]}"
 
 
 def _names(program: Program) -> dict[str, str]:
@@ -199,7 +199,7 @@ class _Hidden(ast.NodeVisitor):
         self.found: set[str] = set()
 
     def visit(self, node: ast.AST) -> None:
-        names = linking.scope_of(node)
+        names = sources.scope_of(node)
         self.scopes.append(names or set())
         super().visit(node)
         self.scopes.pop()
@@ -222,7 +222,7 @@ def _definition(definition: Definition, names: dict[str, str]) -> str:
     text = ast.unparse(ast.fix_missing_locations(node)) + "\n"
     text = "".join(map(_without_parentheses, text.splitlines(keepends=True)))
     for part in ast.walk(node):
-        if comment := getattr(part, "comment", ""):
+        if comment := getattr(part, sources.COMMENT, ""):
             line = f"    {ast.unparse(part)}\n"
             text = text.replace(line, f"{line[:-1]}  {comment}\n")
     if definition.doc:
