@@ -48,6 +48,13 @@ PARTS = {
         "def load(x):\n    return f(x, True) + f(2, True)\n",
         "g(",
     ),
+    "a test of two things": (
+        "def f(x, n, m):\n    y = x\n    if n and m:\n        return g(x)\n"
+        "    return y if n or m else g(x)\n"
+        "def g(x):\n    return [x, x]\n"
+        "def load(x):\n    return f(x, False, True)\n",
+        "g(",
+    ),
     "a table that is looked up": (
         "def one():\n    return 1\ndef two():\n    return 2\n"
         "TABLE = {'one': one, 'two': two}\n"
@@ -96,6 +103,16 @@ KEPT = {
         "def f(x, n):\n    out = [n for n in range(x)]\n"
         "    n = n + 1\n    return out, n\n"
         "def load(x):\n    return f(x, 3)\n"
+    ),
+    "a parameter that is set": (
+        "def f(x, n):\n    y = x\n    if x:\n        n = x\n"
+        "    return 0 if n == 3 else y\n"
+        "def load(x):\n    return f(x, 3)\n"
+    ),
+    "a test of which half is known": (
+        "def f(x, n):\n    if n and x > 9:\n        return 0\n"
+        "    if not n or x > 3:\n        return x\n    return -1\n"
+        "def load(x):\n    return f(x, True)\n"
     ),
     "a name that a function inside reads": (
         "class Base:\n    def __init__(self, get):\n        self.get = get\n"

@@ -8,6 +8,7 @@ from typing import Any
 from lopt.export.constants import (
     Constants,
     Replaced,
+    constants,
     is_known,
     known_in,
     read_in,
@@ -18,8 +19,9 @@ from lopt.export.linking import Program
 
 def branches(program: Program) -> None:
     """Takes known branches, and leaves out checks of what is known."""
+    fixed = constants(program)
     for definition in program.definitions:
-        known = known_in(program, definition.node)
+        known = known_in(definition.node, fixed)
         definition.node = _Branches(known).visit(definition.node)
 
 
@@ -93,8 +95,9 @@ def tables(program: Program) -> None:
         if isinstance(d.node, ast.Assign | ast.AnnAssign)
         and isinstance(d.node.value, ast.Dict)
     }
+    fixed = constants(program)
     for definition in program.definitions:
-        known = known_in(program, definition.node)
+        known = known_in(definition.node, fixed)
         definition.node = _Tables(known, tables).visit(definition.node)
 
 

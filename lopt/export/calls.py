@@ -25,8 +25,9 @@ def parameters(program: Program) -> None:
     """What all calls of a function give becomes the default, which none of them gives."""
     defined = functions(program)
     calls: dict[str, list[tuple[ast.Call, Constants]]] = {name: [] for name in defined}
+    fixed = constants(program)
     for definition in program.definitions:
-        known = known_in(program, definition.node)
+        known = known_in(definition.node, fixed)
         called = set()
         for node in ast.walk(definition.node):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -38,7 +39,7 @@ def parameters(program: Program) -> None:
                 calls.pop(node.id, None)  # passed on: who calls it is not known
     for name, found in calls.items():
         if found and not any(has_star(call) for call, _ in found):
-            _specialize(defined[name], found, constants(program))
+            _specialize(defined[name], found, fixed)
 
 
 def _specialize(

@@ -100,12 +100,12 @@ def constants(program: Program) -> dict[str, Any]:
     return found
 
 
-def known_in(program: Program, node: ast.stmt) -> dict[str, Any]:
+def known_in(node: ast.stmt, fixed: Constants) -> Constants:
     """What is known in a top-level statement: global constants, and parameters.
 
     A parameter is known by its default where that is all that it is ever given.
     """
-    known = constants(program)
+    known = dict(fixed)
     if isinstance(node, ast.FunctionDef):
         names = getattr(node, "known", set())
         for arg, default in defaults_of(node).items():
