@@ -53,8 +53,25 @@ class Packing:
         return tuple(self.specs[start] for start in starts)
 
     def pack(self, tree: Params) -> Stacks:
-        """The tree's tensors as float32 stacks."""
-        leaves = jax.tree.leaves(tree)
+        """The tree's tensors as float32 stacks.
+
+        Raises:
+          ValueError: the tree is not the one that this packing was made for.
+        """
+        leaves, treedef = jax.tree.flatten(tree)
+        if treedef != self.treedef:
+            raise ValueError(
+                "this tree is not the one that the optimizer was initialized with: "
+                f"expected {self.treedef}, got {treedef}"
+            )
+        for group, spec in zip(self.groups, self.group_specs, strict=True):
+            for i in group:
+                if jnp.shape(leaves[i]) != spec.shape:
+                    path = _leaf_path(tree, i)
+                    raise ValueError(
+                        f"`{path}` has shape {jnp.shape(leaves[i])}, but the optimizer "
+                        f"was initialized with {spec.shape}"
+                    )
         return tuple(_stack([leaves[i] for i in group]) for group in self.groups)
 
     def unpack(self, stacks: Stacks, like: Params) -> Params:
@@ -128,3 +145,8 @@ def _starts(groups: Sequence[Sequence[int]]) -> list[int]:
 def _stack(tensors: list[Array]) -> Array:
     tensors = [jnp.asarray(t).astype(jnp.float32) for t in tensors]
     return tensors[0][None] if len(tensors) == 1 else jnp.stack(alike(tensors))
+
+
+def _leaf_path(tree: Params, index: int) -> str:
+    path, _ = jax.tree_util.tree_flatten_with_path(tree)[0][index]
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -184,8 +184,8 @@ def released():
 def test_the_released_layerwise_is_small(released):
     text = released
     assert len(text.encode()) <= 100_000
-    assert code_lines(text) <= 430
-    assert len(text.splitlines()) <= 740
+    assert code_lines(text) <= 445
+    assert len(text.splitlines()) <= 756
     for absent in ("shampoo", "ConfigError", "bfloat16", "import lopt", "from lopt"):
         assert absent not in text.partition('"""\n\n')[2], absent
 
