@@ -24,7 +24,7 @@ from lopt.errors import CheckpointError, ConfigError
 from lopt.files import fileformat, hub
 from lopt.files.fileformat import Header
 from lopt.guard import guarded
-from lopt.optimizers import OPTIMIZERS
+from lopt.optimizers import FROZEN, OPTIMIZERS
 from lopt.weights import Step
 
 
@@ -174,7 +174,7 @@ def _with_python_file(header: Header, path: Path, *, trust: Trust) -> Header:
 def find_optimizer(name: str, *, trust: Trust) -> Callable[..., LearnedOptimizer]:
     """The factory of a learned optimizer; the errors of `factories.find`."""
     return factories.find(
-        "optimizer", name, OPTIMIZERS, group="lopt.optimizers", trust=trust
+        "optimizer", name, OPTIMIZERS | FROZEN, group="lopt.optimizers", trust=trust
     )
 
 

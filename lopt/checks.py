@@ -70,9 +70,7 @@ def check_value(value: Any) -> None:
       TypeError: it was not passed; Flax's `TrainState.apply_gradients` drops it.
       ValueError: it has axes.
     """
-    rule = (
-        "this optimizer reads the loss: call `update(grads, state, params, value=loss)`"
-    )
+    rule = "this optimizer reads the loss: `update(grads, state, params, value=loss)`"
     if value is None:
         raise TypeError(rule)
     if shape := getattr(value, "shape", ()):

@@ -7,6 +7,7 @@ orthogonalization runs as one batched product. Large tensors, for which a copy w
 cost more than it saves, form stacks of one.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,13 +85,11 @@ class Packing:
 
     def sums(self, stacks: Stacks) -> Array:
         """Sum of each tensor's elements, [L]; [L, M] of stacks [G, M, *shape]."""
-        ranks = [len(spec.shape) for spec in self.group_specs]
-        return _join(
-            [
-                jnp.sum(s, axis=tuple(range(s.ndim - rank, s.ndim)))
-                for s, rank in zip(stacks, ranks, strict=True)
-            ]
-        )
+        parts = [
+            jnp.sum(s, axis=tuple(range(-len(spec.shape), 0)))
+            for s, spec in zip(stacks, self.group_specs, strict=True)
+        ]
+        return jnp.concatenate(parts) if parts else jnp.zeros((0,), jnp.float32)
 
     def means(self, stacks: Stacks) -> Array:
         """Mean of each tensor's elements, like `sums`; 0 for empty tensors."""
@@ -140,20 +139,12 @@ def from_matrices(matrices: Array, spec: ParamSpec) -> Array:
 
 
 def _starts(groups: Sequence[Sequence[int]]) -> list[int]:
-    starts, position = [], 0
-    for group in groups:
-        starts.append(position)
-        position += len(group)
-    return starts
+    return [0, *itertools.accumulate(map(len, groups))][:-1]
 
 
 def _stack(tensors: list[Array]) -> Array:
     tensors = [jnp.asarray(t).astype(jnp.float32) for t in tensors]
     return tensors[0][None] if len(tensors) == 1 else jnp.stack(alike(tensors))
-
-
-def _join(parts: list[Array]) -> Array:
-    return jnp.concatenate(parts) if parts else jnp.zeros((0,), jnp.float32)
 
 
 def _leaf_path(tree: Params, index: int) -> str:

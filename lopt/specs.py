@@ -48,24 +48,17 @@ class ParamSpec:
     @property
     def fan_in(self) -> int:
         """Number of terms in each output's sum; 1 for vectors and scalars."""
-        return _product(self.shape[a] for a in self.in_axes)
+        return math.prod(self.shape[a] for a in self.in_axes)
 
     @property
     def fan_out(self) -> int:
         """Number of outputs."""
-        return _product(self.shape[a] for a in self.out_axes)
+        return math.prod(self.shape[a] for a in self.out_axes)
 
     @property
     def is_matrix(self) -> bool:
         """Whether the tensor is a linear map, in_axes -> out_axes, that has elements."""
         return bool(self.in_axes and self.out_axes) and 0 not in self.shape
-
-
-def _product(sizes) -> int:
-    result = 1
-    for size in sizes:
-        result *= size
-    return result
 
 
 Form = Literal["mup", "plain"]

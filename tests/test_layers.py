@@ -23,7 +23,7 @@ LAYERS = (
     {"decisions", "groups", "own_task", "published"},
     {"references", "trainer"},
     {"evaluation", "run", "show"},
-    {"costs"},
+    {"costs", "export"},
     {"cli"},
 )
 """From the bottom; a module imports from layers below its own, or from its subpackage.

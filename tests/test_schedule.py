@@ -14,12 +14,13 @@ from lopt.checkpoint import Checkpoint, save_file
 from lopt.config import load_suite, to_dict
 from lopt.decisions import recorder
 from lopt.errors import ConfigError
-from lopt.evaluation.schedule import POINTS, SEEDS, following, places, record, schedule
+from lopt.evaluation.schedule import SEEDS, following, record, schedule
 from lopt.families import mlp
 from lopt.files import rundir
 from lopt.files.fileformat import Header
 from lopt.optimizers import OPTIMIZERS
 from lopt.optimizers.policy import Policy
+from lopt.optimizers.schedule import POINTS, places
 from lopt.options import resolved
 from lopt.packing import packing
 
@@ -226,7 +227,7 @@ def test_an_optimizer_without_a_policy_for_any_network_has_no_schedule(
     save_file(made(path, optimizer, **options), path)
     with pytest.raises(ConfigError) as error:
         evaluate(path, "quick", baselines=["schedule"], trials=1, seeds=2)
-    assert "`schedule` freezes a policy" in error.value.message
+    assert "a schedule is a frozen policy" in error.value.message
     assert f"`mine.safetensors`, of `{optimizer}`, has none" in error.value.message
     assert "it is for `layerwise`" in error.value.hint
 

@@ -1,4 +1,4 @@
-"""`lopt export`: one self-describing file, or a folder for the Hub, from a run."""
+"""`lopt export`: one self-describing file from a run, or another form of it."""
 
 import difflib
 from collections.abc import Sequence
@@ -16,9 +16,13 @@ EXAMPLES = (
     "lopt export runs/digits --step last -o last.safetensors",
     "lopt export runs/digits/checkpoints/100 -o early.safetensors --force",
     "lopt export layerwise --format folder -o my-optimizer",
+    "lopt export layerwise --format python -o my_optimizer.py",
+    "lopt export layerwise --format schedule -o schedule.safetensors",
+    "lopt export layerwise --format stablehlo --like params.safetensors "
+    "--num-steps 1000 -o compiled",
 )
 
-_FORMATS = ("file", "folder")
+_FORMATS = ("file", "folder", "python", "schedule", "stablehlo")
 
 _NAMED_STEPS = ("best", "last")
 
@@ -41,8 +45,9 @@ def command(
         str,
         typer.Option(
             "--format",
-            metavar="file|folder",
-            help="One file, or that file in a folder for the Hugging Face Hub.",
+            metavar="|".join(_FORMATS),
+            help="One file; that file in a folder for the Hugging Face Hub; one that "
+            "needs jax and optax, not lopt; a frozen schedule; the compiled update.",
         ),
     ] = "file",
     step: Annotated[
@@ -52,33 +57,89 @@ def command(
             help="Which weights of a run.  [default: best if selected, else last]",
         ),
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PARAMS", help="stablehlo: a safetensors file of the parameters."
+        ),
+    ] = None,
+    num_steps: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="stablehlo, schedule: the run length."),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a file, but no folder, that exists.")
     ] = False,
     trust: Trust = False,
 ) -> None:
     """Write a learned optimizer as one self-describing safetensors file."""
-    if kind not in _FORMATS:
-        raise BrokenRule(
-            "--format", "be `file` or `folder`", kind, hint=_near(kind, _FORMATS)
-        )
+    _check(kind, like, num_steps)
     which = None if step is None else _step(step)
-    from lopt.checkpoint import read, save_file, save_folder
+    from lopt.checkpoint import read
 
     checkpoint = read(source, step=which, trust=trust)
-    if kind == "folder":
-        save_folder(checkpoint, out)
-    else:
+    if kind == "file":
+        from lopt.checkpoint import save_file
+
         save_file(checkpoint, out, overwrite=force)
+    elif kind == "folder":
+        from lopt.checkpoint import save_folder
+
+        save_folder(checkpoint, out)
+    elif kind == "python":
+        from lopt.export import python
+
+        python.write(checkpoint, out, overwrite=force)
+    elif like is not None:
+        from lopt.export import stablehlo
+
+        stablehlo.write(checkpoint, out, like=like, num_steps=num_steps)
+    else:
+        from lopt.export import schedule
+
+        schedule.write(
+            checkpoint,
+            out,
+            num_steps=num_steps,
+            notify=lambda text, units: console.say(text),
+            overwrite=force,
+            trust=trust,
+        )
     console.data(str(out))
     files = out.iterdir() if out.is_dir() else (out,)
     optimizer = checkpoint.header.optimizer
     size = sum(file.stat().st_size for file in files)
     what = _what(checkpoint.header.card)
     console.say(f"exported `{optimizer}` from `{source}`, {what}{size:,} bytes")
-    trusted = ", trust=True" if checkpoint.header.file_hash else ""
+    console.hint(_hint(kind, out, trust=bool(checkpoint.header.file_hash)))
+
+
+def _check(kind: str, like: Path | None, num_steps: int | None) -> None:
+    """Raises `BrokenRule` for an unknown format and for options of other formats."""
+    if kind not in _FORMATS:
+        names = [f"`{name}`" for name in _FORMATS]
+        rule = f"be {', '.join(names[:-1])} or {names[-1]}"
+        raise BrokenRule("--format", rule, kind, hint=_near(kind, _FORMATS))
+    if kind == "stablehlo" and like is None:
+        rule = "be given with `--format stablehlo`"
+        hint = "a safetensors file with the names and shapes of the parameters"
+        raise BrokenRule("--like", rule, None, hint=hint)
+    if kind != "stablehlo" and like is not None:
+        raise BrokenRule("--like", "go with `--format stablehlo` alone", kind)
+    if kind not in ("stablehlo", "schedule") and num_steps is not None:
+        rule = "go with `--format stablehlo` or `schedule` alone"
+        raise BrokenRule("--num-steps", rule, kind, hint="`lopt.load` takes it")
+
+
+def _hint(kind: str, out: Path, *, trust: bool) -> str:
+    """How what was written is used."""
+    if kind == "python":
+        return f"in Python: `from {out.stem} import load`"
+    if kind == "stablehlo":
+        return f"`{out / 'README.md'}` says how it is called"
+    trusted = ", trust=True" if trust else ""
     call = f'lopt.load("{out}", num_steps=…{trusted})'
-    console.hint(f"in Python: `{call}`; or `lopt show {out}`")
+    return f"in Python: `{call}`; or `lopt show {out}`"
 
 
 def _step(text: str) -> Any:

@@ -15,13 +15,13 @@ to what it knows of a tensor beside its kind. What the control is better by than
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.base import Array, LearnedOptimizer, MetaParams, ParamSpec, Task
+from lopt.base import Array, LearnedOptimizer, MetaParams, Task
 from lopt.checkpoint import Checkpoint
 from lopt.compiling import compile_lowered
 from lopt.config import RunConfig, Trust, load_suite
@@ -34,12 +34,10 @@ from lopt.files import hub, rundir
 from lopt.optimizers.hand_designed import hyperparameters
 from lopt.optimizers.layerwise import layerwise_following
 from lopt.optimizers.policy import Policy
+from lopt.optimizers.schedule import Kind, Means, kind_of, places
 from lopt.packing import Packing, packing
 from lopt.suites import build_tasks
 from lopt.weights import run_of
-
-POINTS = 100
-"""Places along a run, denser at its start: at fractions (p / (POINTS − 1))²."""
 
 SEEDS = 4
 """Runs that are averaged, for each task and run length."""
@@ -52,17 +50,6 @@ SPACE = SearchSpace(
 )
 """Of factors; at its center the means are followed as they are."""
 
-Kind = tuple[str, bool]
-"""A role, and whether the tensor is a matrix."""
-
-
-class Means(NamedTuple):
-    """Mean decisions of a policy."""
-
-    lengths: tuple[int, ...]  # of runs, [N]
-    kinds: tuple[Kind, ...]  # [Q], those that were seen; then those of unseen roles
-    policy: Policy  # leaves [N, Q, POINTS, ...], numpy
-
 
 def schedule(checkpoint: Checkpoint, *, trust: Trust = False) -> Control:
     """What the learned optimizer decides on average, frozen: what did adapting add?
@@ -74,13 +61,8 @@ def schedule(checkpoint: Checkpoint, *, trust: Trust = False) -> Control:
     Raises:
       ConfigError: the optimizer has no policy, or its training suite is not to be found.
     """
-    if not has_policy(checkpoint):
-        raise ConfigError(
-            f"the control `schedule` freezes a policy, and `{checkpoint.path.name}`, of "
-            f"`{checkpoint.header.optimizer}`, has none that fits any network",
-            hint="it is for `layerwise` without an embedding of tensors",
-        )
-    tasks = [entry.task for entry in build_tasks(_training(checkpoint), trust=trust)]
+    require_policy(checkpoint)
+    tasks = [entry.task for entry in build_tasks(training_suite(checkpoint), trust=trust)]
 
     def make(lengths: Sequence[int], devices: Sequence[Any], notify: Notify) -> Baseline:
         means = record(checkpoint, tasks, lengths, devices, notify)
@@ -90,15 +72,29 @@ def schedule(checkpoint: Checkpoint, *, trust: Trust = False) -> Control:
     return Control("schedule", make)
 
 
-def _training(checkpoint: Checkpoint) -> RunConfig:
-    """The configuration of the run that made the weights, as far as it is known."""
+def require_policy(checkpoint: Checkpoint) -> None:
+    """Raises `ConfigError` where there is nothing to freeze."""
+    if not has_policy(checkpoint):
+        raise ConfigError(
+            f"a schedule is a frozen policy, and `{checkpoint.path.name}`, of "
+            f"`{checkpoint.header.optimizer}`, has none that fits any network",
+            hint="it is for `layerwise` without an embedding of tensors",
+        )
+
+
+def training_suite(checkpoint: Checkpoint) -> RunConfig:
+    """The configuration of the run that made the weights, as far as it is known.
+
+    Raises:
+      ConfigError: its card does not name its suite.
+    """
     path = checkpoint.path
     if path.is_dir() and not hub.is_folder(path):
         return rundir.read_config(run_of(path))
     suite = checkpoint.header.card.get("suite")
     if not suite:
         raise ConfigError(
-            f"the control `schedule` needs the suite that `{path.name}` was meta-trained "
+            f"a schedule needs the suite that `{path.name}` was meta-trained "
             "on, and its card names none",
             hint="evaluate the run's folder in place of the exported file",
         )
@@ -154,7 +150,7 @@ def _record_task(
     program = compile_lowered(jax.jit(run).lower(*arguments[0]))
     runs = [jax.device_get(program(*args)[1]) for args in arguments]
     policy = jax.tree.map(lambda *leaves: np.stack([x.mean(0) for x in leaves]), *runs)
-    kinds = [_kind(spec) for spec in packing(task.specs).specs]
+    kinds = [kind_of(spec) for spec in packing(task.specs).specs]
     members = {kind: [i for i, k in enumerate(kinds) if k == kind] for kind in kinds}
     return {
         kind: jax.tree.map(lambda x, rows=rows: x[:, :, rows].mean(axis=2), policy)
@@ -162,56 +158,22 @@ def _record_task(
     }
 
 
-def places(num_steps: int) -> Array:
-    """The steps whose decisions are kept, [POINTS], from 0 to the last one."""
-    fraction = np.linspace(0.0, 1.0, POINTS) ** 2
-    return jnp.asarray(np.rint(fraction * (num_steps - 1)), jnp.int32)
-
-
 def following(means: Means, options: dict[str, Any]) -> LearnedOptimizer:
     """The optimizer that follows the means; its theta are factors.
 
-    A run length that was not recorded is treated as the nearest one, by ratio; a role
-    that was not seen as the mean of all matrices, or of all others.
+    Args:
+      means: what it does at factors of 1.
+      options: all of those of the factory `layerwise`.
     """
 
     def decide(theta: MetaParams, pack: Packing, step: Array, num_steps: Array) -> Policy:
-        rows = jnp.asarray([_row(means.kinds, spec) for spec in pack.specs], jnp.int32)
-        distance = jnp.abs(jnp.log(jnp.asarray(means.lengths) / num_steps))
-        nearest = jnp.argmin(distance)
-        progress = jnp.clip(step / jnp.maximum(num_steps - 1, 1), 0.0, 1.0)
-        place = jnp.sqrt(progress) * (POINTS - 1)
-        low = jnp.clip(jnp.floor(place), 0, POINTS - 2).astype(jnp.int32)
-
-        def at(leaf: np.ndarray) -> Array:
-            course = jnp.asarray(leaf)[nearest][rows]  # [L, POINTS, ...]
-            before, after = course[:, low], course[:, low + 1]
-            return before + (place - low) * (after - before)
-
-        mean: Policy = jax.tree.map(at, means.policy)
+        mean = means.at(pack, step, num_steps)
         return mean._replace(
             step_size=theta["learning_rate"] * mean.step_size,
             weight_decay=theta["weight_decay"] * mean.weight_decay,
         )
 
     return LearnedOptimizer(hyperparameters, layerwise_following(decide, options))
-
-
-def _kind(spec: ParamSpec) -> Kind:
-    return spec.role, spec.is_matrix
-
-
-def _row(kinds: Sequence[Kind], spec: ParamSpec) -> int:
-    """Where the means of a tensor are."""
-    for kind in (_kind(spec), ("", spec.is_matrix)):
-        if kind in kinds:
-            return kinds.index(kind)
-    what = "matrices" if spec.is_matrix else "vectors"
-    raise ConfigError(
-        f"the control `schedule` has seen no {what}: its optimizer's training tasks have "
-        "none",
-        hint="leave out `--baseline schedule`",
-    )
 
 
 def _mean(policies: Sequence[Policy]) -> Policy:

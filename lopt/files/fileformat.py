@@ -17,6 +17,7 @@ frameworks use it without importing jax.
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,21 +73,8 @@ def write(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Writes an exported file; it appears whole or not at all.
-
-    Raises:
-      CheckpointError: the file exists and `overwrite` is false, it is a folder, or the
-        disk refuses; what was there stays as it was.
-    """
-    if path.is_dir():
-        raise CheckpointError(
-            f"`{path}` is a folder, not a file to write", hint="name a file inside it"
-        )
-    if path.exists() and not overwrite:
-        raise CheckpointError(
-            f"`{path}` exists already", hint="choose another file, or pass `--force`"
-        )
-    write_atomically(path, encoded(tensors, header))
+    """Writes an exported file; the errors of `write_file`."""
+    write_file(path, encoded(tensors, header), overwrite=overwrite)
 
 
 def content(header: Header) -> dict[str, Any]:
@@ -110,6 +98,29 @@ def encoded(tensors: Mapping[str, np.ndarray], header: Header) -> bytes:
     return safetensors.numpy.save(arrays, {METADATA_KEY: text})
 
 
+def check_free(path: Path, *, overwrite: bool = False) -> None:
+    """Raises `CheckpointError` where a file may not be written."""
+    if path.is_dir():
+        raise CheckpointError(
+            f"`{path}` is a folder, not a file to write", hint="name a file inside it"
+        )
+    if path.exists() and not overwrite:
+        raise CheckpointError(
+            f"`{path}` exists already", hint="choose another file, or pass `--force`"
+        )
+
+
+def write_file(path: Path, content: bytes, *, overwrite: bool = False) -> None:
+    """Writes a file that someone asked for; it appears whole or not at all.
+
+    Raises:
+      CheckpointError: the file exists and `overwrite` is false, it is a folder, or the
+        disk refuses; what was there stays as it was.
+    """
+    check_free(path, overwrite=overwrite)
+    write_atomically(path, content)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Replaces a file's content in one step; a kill or a full disk changes nothing.
 
@@ -125,6 +136,29 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise disk_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_folder(path: Path, parts: Mapping[str, bytes]) -> None:
+    """Writes a folder of files; it appears whole or not at all.
+
+    Raises:
+      CheckpointError: something is there already, or the disk refuses.
+    """
+    if path.exists():
+        raise CheckpointError(
+            f"`{path}` exists already",
+            hint="a folder is never replaced: choose another, or move that one away",
+        )
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir()
+        for name, data in parts.items():
+            write_synced(temporary / name, data)
+        os.rename(temporary, path)
+    except OSError as error:
+        raise disk_error(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_synced(path: Path, content: bytes) -> None:

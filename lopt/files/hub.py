@@ -9,8 +9,6 @@ what an update is made of, is an error: one of the two was exchanged.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,27 +39,13 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], header: Header) -> None
     Raises:
       CheckpointError: something is there already, or the disk refuses.
     """
-    if path.exists():
-        raise CheckpointError(
-            f"`{path}` exists already",
-            hint="a folder is never replaced: choose another, or move that one away",
-        )
     config = json.dumps(fileformat.content(header), indent=2, sort_keys=True)
     parts = {
         WEIGHTS: fileformat.encoded(tensors, header),
         CONFIG: f"{config}\n".encode(),
         CARD: model_card(path.name, header).encode(),
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir()
-        for name, data in parts.items():
-            fileformat.write_synced(temporary / name, data)
-        os.rename(temporary, path)
-    except OSError as error:
-        raise fileformat.disk_error(path, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    fileformat.write_folder(path, parts)
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], Header]:

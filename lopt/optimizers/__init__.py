@@ -12,6 +12,7 @@ from lopt.optimizers.mlp import mlp
 from lopt.optimizers.nn_adam import nn_adam
 from lopt.optimizers.preprocessed import mup_adafac
 from lopt.optimizers.rnn_mlp import rnn_mlp
+from lopt.optimizers.schedule import schedule
 from lopt.optimizers.velo import velo
 
 OPTIMIZERS: dict[str, Callable[..., LearnedOptimizer]] = {
@@ -28,3 +29,6 @@ OPTIMIZERS: dict[str, Callable[..., LearnedOptimizer]] = {
     "rnn_mlp": rnn_mlp,
     "velo": velo,
 }
+
+FROZEN: dict[str, Callable[..., LearnedOptimizer]] = {"schedule": schedule}
+"""What files hold, too, but no one meta-trains."""

@@ -81,13 +81,7 @@ def measure(
 
 def start_averages(num_tensors: int, num_momenta: int) -> Statistics:
     """The averages before the first step; their values are not used."""
-    shapes = (
-        (),
-        (num_tensors,),
-        (num_tensors,),
-        (num_tensors,),
-        (num_tensors, num_momenta),
-    )
+    shapes = [(), *[(num_tensors,)] * 3, (num_tensors, num_momenta)]
     return Statistics(*[jnp.zeros((*shape, len(EMA_DECAYS))) for shape in shapes])
 
 
@@ -111,10 +105,8 @@ def policy_inputs(
 ) -> Array:
     """What the network sees of each tensor, [L, F] in the order of `names`; bounded."""
     num_tensors = len(specs)
-    shared = jnp.broadcast_to(
-        jnp.concatenate([_of_run(step, num_steps), _of_loss(averages.log_loss)]),
-        (num_tensors, len(_RUN) + len(_LOSS)),
-    )
+    shared = jnp.concatenate([_of_run(step, num_steps), _of_loss(averages.log_loss)])
+    shared = jnp.broadcast_to(shared, (num_tensors, len(shared)))
     known = jnp.asarray([_structure(spec) for spec in specs])
     known = jnp.clip(known, -STRUCTURE_BOUND, STRUCTURE_BOUND)
     known = known.reshape(num_tensors, len(_STRUCTURE))

@@ -278,11 +278,5 @@ def _decide(
         order = [i for group in pack.groups for i in group]
         seen = jnp.concatenate([seen, theta["embedding"][jnp.asarray(order)]], 1)
     outputs = policy.apply_network(theta["network"], seen)
-    return policy.decide(
-        combination.prior,
-        outputs,
-        combination.available(pack),
-        pack.specs,
-        step,
-        num_steps,
-    )
+    prior, available = combination.prior, combination.available(pack)
+    return policy.decide(prior, outputs, available, pack.specs, step, num_steps)

@@ -1,0 +1,1 @@
+"""Learned optimizers in other forms than the exported file, one a module."""
