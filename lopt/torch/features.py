@@ -1,6 +1,6 @@
 """Gradient statistics and inputs of learned optimizers; the pair of lopt/features.py.
 
-Statistics with D decays of a tensor [*s] are one tensor [D, *s], float32. They are changed
+Statistics with D decays of a tensor [*s] are one tensor [D, *s], float32, changed
 in place. Layouts are torch's; where the order of a tensor's axes matters, which of two
 equal ones is factored as the larger, it is that of the jax kernel that the tensor would
 be (`kernel_axes`), so that both frameworks make the same updates.
@@ -74,10 +74,15 @@ def update_second_moments(r: Tensor, g: Tensor, decays: Tensor) -> None:
     update_momenta(r, g * g, decays.clamp(0.0, 1.0))
 
 
-def tanh_time_features(step: Tensor) -> Tensor:
+def start_step() -> Tensor:
+    """The step counter; on the CPU, so that reading it waits for no device."""
+    return torch.zeros((), dtype=torch.int64)
+
+
+def tanh_time_features(step: Tensor, device: torch.device) -> Tensor:
     """tanh(t / T - 1) for the eleven time scales T: [11], from the step counter t."""
-    scales = torch.tensor(TIME_SCALES, dtype=torch.float32, device=step.device)
-    return torch.tanh(step.float() / scales - 1.0)
+    scales = torch.tensor(TIME_SCALES, dtype=torch.float32)
+    return torch.tanh(step.float() / scales - 1.0).to(device)
 
 
 def log_abs(x: Tensor) -> Tensor:

@@ -22,6 +22,11 @@ def whole(x: Tensor) -> Tensor:
     return x.full_tensor() if _is_shared_out(x) else x
 
 
+def mean(x: Tensor) -> Tensor:
+    """The mean of all entries, [], plain."""
+    return whole(x.mean())
+
+
 def share(x: Tensor, like: Tensor) -> Tensor:
     """The part of `x` [c, *s or 1], plain and whole, that meets the local one of `like`.
 

@@ -5,17 +5,19 @@ References:
   memory, compute, and performance in learned optimizers, 2022, arXiv 2203.11860.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lopt.specs import ParamSpec
+from lopt.specs import ParamSpec, update_multiplier
 from lopt.torch import features, shards
 from lopt.torch.features import Piece
+from lopt.torch.moments import Axes, own, start_moments, update_moments
 from lopt.torch.rule import Rule, State, Theta
 from lopt.torch.rules import network
+from lopt.torch.rules.network import Channels
 from lopt.torch.rules.stored import stored
 
 
@@ -59,12 +61,11 @@ class _AdafacMlp:
     reads_loss = False
 
     def init(self, params: Sequence[Tensor], specs: Sequence[ParamSpec]) -> State:
-        step = torch.zeros((), dtype=torch.int64, device=self.decays[0].device)
         tensors = [
-            start_moments(p, spec, self.decays)
+            start_moments(p, self.decays, features.factored_axes(spec))
             for p, spec in zip(params, specs, strict=True)
         ]
-        return State(tuple(specs), {"step": step}, tensors)
+        return State(tuple(specs), {"step": features.start_step()}, tensors)
 
     def update(
         self,
@@ -74,101 +75,72 @@ class _AdafacMlp:
         loss: Tensor | None,
     ) -> list[Tensor]:
         del loss
-        time = features.tanh_time_features(state.shared["step"])
-        tensors = zip(grads, state.per_param, params, state.specs, strict=True)
-        updates = [self._update(*tensor, time) for tensor in tensors]
+        time = features.tanh_time_features(state.shared["step"], self.decays[0].device)
+        updates = []
+        for g, moments, p, spec in zip(
+            grads, state.per_param, params, state.specs, strict=True
+        ):
+            axes = features.factored_axes(spec)
+            update_moments(moments, g, self.decays, axes)
+            size = -update_multiplier(spec, "entrywise") * self.step_mult
+            channels = _channels(g, p, moments, axes)
+            settings = time, self.eps, size, self.exp_mult
+            updates.append(network.updated(self.network, channels, p, *settings))
         state.shared["step"] += 1
         return updates
 
-    def _update(
-        self,
-        g: Tensor,
-        moments: dict[str, Tensor],
-        p: Tensor,
-        spec: ParamSpec,
-        time: Tensor,
-    ) -> Tensor:
-        update_moments(moments, g, spec, self.decays)
-        size = -network.multiplier(spec) * self.step_mult
-        seen = _channels(shards.local(g), p, moments, spec)
-        settings = (time, self.eps, size, self.exp_mult)
-        return network.updated(self.network, seen, p, *settings)
 
-
-def start_moments(
-    p: Tensor, spec: ParamSpec, decays: Sequence[Tensor]
-) -> dict[str, Tensor]:
-    """Zero momenta, second moments and factored ones of a tensor."""
-    d_m, d_r, d_v = map(len, decays)
-    return {
-        "momenta": features.zeros(p, d_m),
-        "second_moments": features.zeros(p, d_r),
-        **features.init_factored_moment(p, d_v, features.factored_axes(spec)),
-    }
-
-
-def update_moments(
-    moments: dict[str, Tensor], g: Tensor, spec: ParamSpec, decays: Sequence[Tensor]
-) -> None:
-    """The moments of `start_moments` with another gradient."""
-    d_m, d_r, d_v = decays
-    features.update_factored_moment(moments, g, d_v, features.factored_axes(spec))
-    m, r = (shards.local(moments[name]) for name in ("momenta", "second_moments"))
-    g = shards.local(g)
-    for piece in features.pieces(g):
-        features.update_momenta(features.part(m, piece), g[piece], d_m)
-        features.update_second_moments(features.part(r, piece), g[piece], d_r)
-
-
-def _channels(
-    g: Tensor, p: Tensor, moments: dict[str, Tensor], spec: ParamSpec
-) -> network.Channels:
+def _channels(g: Tensor, p: Tensor, moments: dict[str, Tensor], axes: Axes) -> Channels:
     """The channels of a tensor, in the published order: see the pair's `channels`."""
-    m, r = (shards.local(moments[name]) for name in ("momenta", "second_moments"))
-    axes = features.factored_axes(spec)
-    factored = _full(g, m, moments) if axes is None else _factored(g, m, p, moments, axes)
-    values = shards.local(p)
+    (m, r), g, values = own(moments), shards.local(g), shards.local(p)
+    sizes = [1, 1, len(m), len(r), len(m), len(r)]
 
-    def channels(piece: Piece) -> list[Tensor]:
-        m_, r_ = features.part(m, piece), features.part(r, piece)
-        inverse = torch.rsqrt(r_ + 1e-6)
-        own = [g[piece][None], values[piece][None], m_, r_, m_ * inverse, inverse]
-        return [*own, *factored(piece)]
+    def write(piece: Piece, x: Tensor) -> None:
+        own_g, own_p, own_m, own_r, product, inverse, rest = x.split(
+            [*sizes, len(x) - sum(sizes)]
+        )
+        own_g.copy_(g[piece])
+        own_p.copy_(values[piece])
+        own_m.copy_(features.part(m, piece))
+        own_r.copy_(features.part(r, piece))
+        torch.add(own_r, 1e-6, out=inverse).rsqrt_()
+        torch.mul(own_m, inverse, out=product)
+        write_rest(piece, own_g, own_m, rest)
 
-    return channels
-
-
-def _full(g: Tensor, m: Tensor, moments: dict[str, Tensor]) -> network.Channels:
-    """Where the tensor is not factored, V stands for both R and C."""
-    full = shards.local(moments["full"])
-
-    def channels(piece: Piece) -> list[Tensor]:
-        m_, v = features.part(m, piece), features.part(full, piece)
-        root = torch.rsqrt(v + 1e-8)
-        preconditioned = g[piece][None] * features.reciprocal_root(v)
-        return [preconditioned, v, v, root, root, m_ * torch.rsqrt(v + 1e-6)]
-
-    return channels
-
-
-def _factored(
-    g: Tensor,
-    m: Tensor,
-    p: Tensor,
-    moments: dict[str, Tensor],
-    axes: tuple[int, int],
-) -> network.Channels:
-    """g ρ κ, R, C, rsqrt(R), rsqrt(C), m ρ κ."""
-    rows_and_columns = moments["row"], moments["col"]
-    roots = (torch.rsqrt(x + 1e-8) for x in rows_and_columns)
+    if axes is None:
+        write_rest = _full(shards.local(moments["full"]))
+        return Channels(write)
+    edges = [moments["row"], moments["col"]]
+    edges += [torch.rsqrt(x + 1e-8) for x in edges]
     factors = features.reciprocal_root_factors(moments, axes[0])
-    whole = (*rows_and_columns, *roots, *factors)
-    edges = [shards.share(x, p) for x in whole]
+    write_rest = _factored(*(shards.share(x, p) for x in factors))
+    return Channels(write, [shards.share(x, p) for x in edges], num_after=len(m))
 
-    def channels(piece: Piece) -> list[Tensor]:
-        *seen, rho, kappa = (features.part(x, piece) for x in edges)
-        factor = rho * kappa
-        m_ = features.part(m, piece)
-        return [g[piece][None] * factor, *seen, m_ * factor]
 
-    return channels
+_Write = Callable[[Piece, Tensor, Tensor, Tensor], None]
+"""Writes a piece's last channels, for its g [1, *s] and m [M, *s], to their place."""
+
+
+def _full(full: Tensor) -> _Write:
+    """Where the tensor is not factored, V stands for both R and C."""
+
+    def write(piece: Piece, g: Tensor, m: Tensor, x: Tensor) -> None:
+        v = features.part(full, piece)
+        root = torch.rsqrt(v + 1e-8)
+        preconditioned = g * features.reciprocal_root(v)
+        moment = m * torch.rsqrt(v + 1e-6)
+        torch.cat([preconditioned, v, v, root, root, moment], out=x)
+
+    return write
+
+
+def _factored(rho: Tensor, kappa: Tensor) -> _Write:
+    """g ρ κ and m ρ κ."""
+
+    def write(piece: Piece, g: Tensor, m: Tensor, x: Tensor) -> None:
+        factor, moment = x.split([len(rho), len(m)])
+        torch.mul(features.part(rho, piece), features.part(kappa, piece), out=factor)
+        torch.mul(m, factor, out=moment)
+        factor.mul_(g)
+
+    return write

@@ -1,7 +1,7 @@
 """The network that per-element rules apply to tensors; pairs lopt/optimizers/network.py.
 
-A tensor is computed piece by piece, twice: once for the mean squares that its channels are
-divided by, once for the outputs. So the channels of no more than a piece are ever in
+A tensor is computed piece by piece, twice: for the mean squares that its channels are
+divided by, then for the outputs. So the channels of no more than a piece are ever in
 memory, and on a CPU they stay in the cache. As in the pair, the shared inputs are folded
 into the first bias, the channels' scales into the first layer's weights, and channels of
 rows and columns are projected before they are broadcast.
@@ -9,16 +9,28 @@ rows and columns are projected before they are broadcast.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lopt.specs import ParamSpec, update_multiplier
 from lopt.torch import features, shards
 from lopt.torch.features import Piece
 
-Channels = Callable[[Piece], list[Tensor]]
-"""A piece's channels [c, *piece or 1], in the order of the columns of `w0`."""
+Layer = tuple[Tensor, Tensor]
+"""Weights [outputs, inputs] and biases [outputs]."""
+
+
+class Channels(NamedTuple):
+    """What the network sees of each element of this process's part of a tensor.
+
+    The columns of `w0` are in this order: own channels, edges, the last `num_after` of
+    the own ones, shared inputs.
+    """
+
+    write: Callable[[Piece, Tensor], object]  # a piece's own ones, to [c, *piece]
+    edges: Sequence[Tensor] = ()  # [c, *s or 1], of rows and columns
+    num_after: int = 0
 
 
 def outputs(
@@ -30,25 +42,28 @@ def outputs(
 ) -> Iterator[tuple[Piece, Tensor]]:
     """The network's outputs [o, *piece] for each piece of this process's part of `p`.
 
+    They are to be used before the next piece, which overwrites them.
+
     Args:
-      theta: weights `w0, b0, w1, …`, [outputs, inputs]; the columns of `w0` are the
-        channels in their order, then the shared inputs.
-      channels: of each piece.
+      theta: weights `w0, b0, w1, …`, [outputs, inputs].
+      channels: of the tensor.
       p: the tensor.
       shared: inputs that all elements share [k].
       eps: of the normalization of every channel to an RMS of one over the tensor.
     """
-    (w, b), *later = _layers(theta)
-    num_channels = w.shape[1] - len(shared)
-    b = b + w[:, num_channels:] @ shared
-    part = shards.local(p)
-    squares = torch.zeros(num_channels, device=part.device)
+    own, edges, later = _folded(theta, channels, p, shared, eps)
+    (w, b), part = own, shards.local(p)
+    buffers = _Buffers([w.shape[1], len(b), *(len(b) for _, b in later)], part)
     for piece in features.pieces(part):
-        squares += _sums_of_squares(channels(piece))
-    means = shards.total(squares, p) / max(p.numel(), 1)
-    layers = [(w[:, :num_channels] * torch.rsqrt(eps + means), b), *later]
-    for piece in features.pieces(part):
-        yield piece, _apply(layers, channels(piece))
+        x, *sums = buffers.of(piece)
+        channels.write(piece, x)
+        _write_bias(b, edges, piece, sums[0])
+        num = part[piece].numel()
+        y = sums[0].view(-1, num).addmm_(w, x.view(-1, num))
+        for (w_later, b_later), out in zip(later, sums[1:], strict=True):
+            out = out.view(-1, num)
+            y = torch.addmm(b_later[:, None], w_later, y.relu_(), out=out)
+        yield piece, y.view(-1, *x.shape[1:])
 
 
 def updated(
@@ -67,46 +82,90 @@ def updated(
     return shards.as_part(update, p)
 
 
-def multiplier(spec: ParamSpec) -> float:
-    """The tensor's muP multiplier for directions of single entries."""
-    return update_multiplier(spec, "entrywise")
+Edge = tuple[Tensor, Tensor]
+"""Weights [outputs, c], and the channels of rows or columns [c, *s or 1] they meet."""
 
 
-def _layers(theta: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-    return [(theta[f"w{i}"], theta[f"b{i}"]) for i in range(len(theta) // 2)]
+class _Buffers:
+    """Memory [n, *piece] for a few n, the same for all pieces of a tensor."""
+
+    def __init__(self, rows: Sequence[int], part: Tensor):
+        self.part, self.rows = part, rows
+        first = next(features.pieces(part), None)
+        size = 0 if first is None else part[first].numel()
+        self.buffers = [torch.empty(n * size, device=part.device) for n in rows]
+
+    def of(self, piece: Piece) -> list[Tensor]:
+        """Of a piece, that of the piece before."""
+        shape = self.part[piece].shape
+        num = math.prod(shape)
+        pairs = zip(self.buffers, self.rows, strict=True)
+        return [x[: n * num].view(n, *shape) for x, n in pairs]
 
 
-def _sums_of_squares(channels: Sequence[Tensor]) -> Tensor:
-    """Of each channel over a piece, as if broadcast: [sum of c]."""
-    num = math.prod(_shape_of(channels))
-    flat = [c.reshape(len(c), -1) for c in channels]
-    norms = [torch.linalg.vector_norm(c, dim=1) for c in flat]
-    sums = [x.square() * (num / c.shape[1]) for x, c in zip(norms, flat, strict=True)]
-    return torch.cat(sums)
+def _folded(
+    theta: dict[str, Tensor], channels: Channels, p: Tensor, shared: Tensor, eps: float
+) -> tuple[Layer, list[Edge], list[Layer]]:
+    """The first layer of the own channels, that of the edges, and the later layers.
+
+    The shared inputs are folded into the first bias, the scales that normalize channels
+    into the first weights.
+    """
+    (w, b), *later = [(theta[f"w{i}"], theta[f"b{i}"]) for i in range(len(theta) // 2)]
+    num_edges = [len(x) for x in channels.edges]
+    num_channels = w.shape[1] - len(shared)
+    num_own = num_channels - sum(num_edges)
+    sizes = [num_own - channels.num_after, *num_edges, channels.num_after]
+    b = b + w[:, num_channels:] @ shared
+    part = shards.local(p)
+    before, after = _squares(channels, num_own, part).split([sizes[0], sizes[-1]])
+    found = [before, *(_edge_squares(x, part) for x in channels.edges), after]
+    means = shards.total(torch.cat(found), p) / max(p.numel(), 1)
+    w = w[:, :num_channels] * torch.rsqrt(eps + means)
+    before, *middle, after = w.split(sizes, dim=1)
+    own = torch.cat([before, after], dim=1), b
+    return own, _by_shape(middle, channels.edges), later
 
 
-def _apply(layers: list[tuple[Tensor, Tensor]], channels: Sequence[Tensor]) -> Tensor:
-    """The outputs [o, *s] of a relu network, for channels [c, *s or 1]."""
-    (w, b), *later = layers
-    shape = _shape_of(channels)
-    groups: dict[tuple[int, ...], tuple[list[Tensor], list[Tensor]]] = {shape: ([], [])}
-    columns = w.split([len(c) for c in channels], dim=1)
-    for c, weights in zip(channels, columns, strict=True):
-        group = groups.setdefault(tuple(c.shape[1:]), ([], []))
-        group[0].append(weights)
-        group[1].append(c.reshape(len(c), -1))
-    products = {s: (torch.cat(w, dim=1), torch.cat(c)) for s, (w, c) in groups.items()}
-    w, own = products.pop(shape)
-    sums = features.along(b, len(shape))
-    for s, (weights, c) in products.items():
-        sums = sums + (weights @ c).reshape(-1, *s)
-    x = sums.expand(-1, *shape).clone(memory_format=torch.contiguous_format)
-    x = x.view(len(b), -1).addmm_(w, own)
-    for w, b in later:
-        x = torch.addmm(b[:, None], w, x.relu_())
-    return x.view(-1, *shape)
+def _squares(channels: Channels, num_own: int, part: Tensor) -> Tensor:
+    """The sum of squares of each own channel, over this process's part: [num_own]."""
+    total = torch.zeros(num_own, device=part.device)
+    buffers = _Buffers([num_own], part)
+    for piece in features.pieces(part):
+        (x,) = buffers.of(piece)
+        channels.write(piece, x)
+        total += torch.linalg.vector_norm(x.view(num_own, -1), dim=1).square()
+    return total
 
 
-def _shape_of(channels: Sequence[Tensor]) -> tuple[int, ...]:
-    """The piece's shape, from its channels."""
-    return tuple(torch.broadcast_shapes(*(c.shape[1:] for c in channels)))
+def _edge_squares(edge: Tensor, part: Tensor) -> Tensor:
+    """The sum of squares of each channel of an edge, as if broadcast to the part: [c]."""
+    flat = edge.reshape(len(edge), math.prod(edge.shape[1:]))
+    return flat.square().sum(1) * (part.numel() / max(flat.shape[1], 1))
+
+
+def _by_shape(weights: Sequence[Tensor], edges: Sequence[Tensor]) -> list[Edge]:
+    """The edges of each shape as one."""
+    groups: dict[tuple[int, ...], tuple[list[Tensor], list[Tensor]]] = {}
+    for w, x in zip(weights, edges, strict=True):
+        group = groups.setdefault(tuple(x.shape[1:]), ([], []))
+        group[0].append(w)
+        group[1].append(x)
+    return [(torch.cat(w, dim=1), torch.cat(x)) for w, x in groups.values()]
+
+
+def _write_bias(b: Tensor, edges: Sequence[Edge], piece: Piece, out: Tensor) -> None:
+    """Writes b and the edges' part of the first layer's sums to `out` [h, *piece]."""
+    sums = features.along(b, out.dim() - 1)
+    for w, edge in edges[:-1]:
+        sums = sums + _product(w, features.part(edge, piece))
+    if edges:
+        w, edge = edges[-1]
+        torch.add(sums, _product(w, features.part(edge, piece)), out=out)
+    else:
+        out.copy_(sums.expand_as(out))
+
+
+def _product(w: Tensor, x: Tensor) -> Tensor:
+    """w x, [outputs, *s or 1] of channels [c, *s or 1]."""
+    return (w @ x.reshape(len(x), -1)).view(-1, *x.shape[1:])
