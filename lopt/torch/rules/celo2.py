@@ -1,4 +1,4 @@
-"""Celo2: a direction that is normalized, then orthogonalized; pairs lopt/optimizers/celo2.
+"""Celo2: a direction of unit RMS, orthogonalized; pairs lopt/optimizers/celo2.py.
 
 References:
   Moudgil, Knyazev, Belilovsky, Celo2: towards learned optimization free lunch, 2026,
@@ -129,13 +129,11 @@ class _Celo2:
         g, p = (_view(x, spec, self.axes) for x in (g.clamp(-CLIP, CLIP), p))
         update_moments(kept, g, self.decays, factored)
         found = [self._of_matrix(x, p) for x in _matrices(seen(g, p, kept, factored))]
-        u = found[0] if len(found) == 1 else torch.stack(found)
         if self.orthogonalize and p.dim() >= 2 and p.numel():
-            u = semi_orthogonal(shards.whole(u).reshape(-1, *p.shape[-2:]))
-            u = shards.share(u.reshape(1, *p.shape), p)[0]
-            u = shards.as_part(u, p)
-        u = u.reshape(p.shape)
-        u = u * torch.rsqrt(EPS + shards.mean(u * u))
+            matrices = torch.stack([shards.whole(u) for u in found])
+            found = [_part(u, p) for u in semi_orthogonal(matrices)]
+        found = [u * torch.rsqrt(EPS + shards.mean(u * u)) for u in found]
+        u = found[0] if len(found) == 1 else torch.stack(found)
         kind = "orthogonalized" if self.orthogonalize else "entrywise"
         return update_multiplier(spec, kind) * _tensor(u, like, spec, self.axes)
 
@@ -170,6 +168,11 @@ def _matrices(x: Seen) -> list[Seen]:
         )
         for place in itertools.product(*map(range, leading))
     ]
+
+
+def _part(u: Tensor, p: Tensor) -> Tensor:
+    """The direction of a matrix, which every process has whole, laid out as `p`."""
+    return shards.as_part(shards.share(u[None], p)[0], p)
 
 
 def _adam(g: Tensor, kept: dict[str, Tensor], step: int, *, is_corrected: bool) -> Tensor:
