@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 
 from lopt import factories, options, weights
 from lopt.base import LearnedOptimizer, MetaParams, Specs
-from lopt.config import released
+from lopt.config import locate
 from lopt.errors import CheckpointError, ConfigError
 from lopt.files import fileformat, hub
 from lopt.files.fileformat import Header
@@ -126,13 +126,6 @@ def save_folder(checkpoint: Checkpoint, path: Path) -> None:
     """Writes the folder for the Hugging Face Hub; the errors of `hub.write`."""
     theta = jax.device_get(checkpoint.theta)
     hub.write(path, fileformat.flatten(theta), checkpoint.header)
-
-
-def locate(path_or_name: str | Path) -> Path:
-    """The path that was given or, where nothing is there, a released file's."""
-    path = Path(path_or_name)
-    is_name = len(path.parts) == 1 and not path.suffix
-    return released("checkpoints", path.name) if is_name and not path.exists() else path
 
 
 def build_optimizer(header: Header, path: Path, *, trust: bool) -> LearnedOptimizer:

@@ -9,6 +9,7 @@ whose signatures are their only home.
 
 from lopt.config.plain import from_dict as from_dict
 from lopt.config.plain import to_dict as to_dict
+from lopt.config.released import locate as locate
 from lopt.config.released import released as released
 from lopt.config.released import released_names as released_names
 from lopt.config.rules import BrokenRule as BrokenRule

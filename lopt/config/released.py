@@ -40,6 +40,13 @@ def released_names(kind: str) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _folder(kind).glob(f"*{suffix}")))
 
 
+def locate(path_or_name: str | Path) -> Path:
+    """A path that was given or, where nothing is there, a released checkpoint's."""
+    path = Path(path_or_name)
+    is_name = len(path.parts) == 1 and not path.suffix
+    return released("checkpoints", path.name) if is_name and not path.exists() else path
+
+
 def _folder(kind: str) -> Path:
     installed = _PACKAGE / "released" / kind
     return installed if installed.is_dir() else _PACKAGE.parent / kind

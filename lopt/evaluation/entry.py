@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lopt.checkpoint import Checkpoint, locate, read
-from lopt.config import RunConfig, check_trust, load_suite, released_names
+from lopt.checkpoint import Checkpoint, read
+from lopt.config import RunConfig, check_trust, load_suite, locate, released_names
 from lopt.errors import ConfigError, unknown_name
 from lopt.evaluation import comparison, report
 from lopt.evaluation.baselines import BASELINES

@@ -7,7 +7,7 @@ theta and constants: whatever changes is in its state.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -29,6 +29,7 @@ class State(NamedTuple):
     per_param: list[dict[str, Tensor]]  # momenta, second moments, …
 
 
+@runtime_checkable
 class Rule(Protocol):
     """An update rule; stateless."""
 

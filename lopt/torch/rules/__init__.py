@@ -8,3 +8,6 @@ from lopt.torch.rules.layerwise import layerwise
 RULES: dict[str, Callable[..., Rule]] = {
     "layerwise": layerwise,
 }
+
+SHARDED = frozenset({"layerwise"})
+"""Those that take DTensors."""

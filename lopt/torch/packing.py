@@ -1,0 +1,224 @@
+"""Tensors of one shape, stacked, and tensors that are spread over several processes.
+
+As lopt/packing.py has it for jax: what is done to a tensor is done to a stack [G, *shape]
+of small ones, or to one large one as a stack of it alone, without a copy. Numbers for
+each tensor are vectors [L], in *stack order*: all of the first stack, then the next.
+
+Of a DTensor every process has its shard. Stacks are of shards; sums over a tensor are
+added up over its mesh, all tensors of one layout in one message.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lopt.specs import ParamSpec
+
+Stacks = list[Tensor]
+"""One tensor [G, *shape] for each distinct kind of tensor."""
+
+STACK_BELOW = 2**16
+"""Tensors with at least so many elements are not copied into a common stack."""
+
+SMALLEST = torch.finfo(torch.float32).tiny
+"""What a mean square counts for at least, as in lopt/numerics.py."""
+
+Layout = tuple[Any, Any] | None
+"""Mesh and placements of a DTensor."""
+
+
+@dataclass(frozen=True, eq=False)
+class Packing:
+    """Where each tensor of a list lies in the stacks.
+
+    Attributes:
+      groups: for each stack, the positions of its tensors in the list.
+      specs: the tensors' specs in stack order.
+      group_specs: for each stack the spec of its first tensor.
+      layouts: for each stack, how its tensors are spread.
+      sizes: elements of each tensor, at least 1, [L], in stack order.
+    """
+
+    groups: tuple[tuple[int, ...], ...]
+    specs: tuple[ParamSpec, ...]
+    group_specs: tuple[ParamSpec, ...]
+    layouts: tuple[Layout, ...]
+    sizes: Tensor
+
+    def pack(self, tensors: Sequence[Tensor]) -> Stacks:
+        """The tensors, or the shards that are here, as stacks in their dtype."""
+        return [self.stack(i, tensors) for i in range(len(self.groups))]
+
+    def stack(self, i: int, tensors: Sequence[Any]) -> Tensor:
+        """One of the stacks that `pack` makes."""
+        own = [_local(tensors[j]) for j in self.groups[i]]
+        return own[0][None] if len(own) == 1 else torch.stack(own)
+
+    def store(self, i: int, stack: Tensor, tensors: Sequence[Any]) -> None:
+        """Copies a stack into the tensors that it is of, unless it is made of them."""
+        for row, j in zip(stack, self.groups[i], strict=True):
+            target = _local(tensors[j])
+            if target.data_ptr() != row.data_ptr():
+                target.copy_(row)
+
+    def unpack(self, stacks: Stacks, like: Sequence[Tensor]) -> list[Tensor]:
+        """The tensors of the stacks as a list, laid out as `like`."""
+        out: list[Any] = [None] * len(like)
+        for group, stack in zip(self.groups, stacks, strict=True):
+            for row, i in enumerate(group):
+                out[i] = _spread_as(stack[row], like[i])
+        return out
+
+    def order(self, values: Sequence[Tensor]) -> Tensor:
+        """A tensor for each parameter to one, [L, …] in stack order."""
+        return torch.stack([values[i] for group in self.groups for i in group])
+
+    def disorder(self, values: Tensor) -> list[Tensor]:
+        """The inverse of `order`."""
+        positions = [i for group in self.groups for i in group]
+        rows = dict(zip(positions, values.unbind(), strict=True))
+        return [rows[i] for i in range(len(rows))]
+
+    def total(self, sums: Sequence[Tensor]) -> Tensor:
+        """Of sums [G, k] of every stack those over whole tensors, [L, k]."""
+        parts = list(sums)
+        for layout in dict.fromkeys(self.layouts):
+            of_it = [i for i, other in enumerate(self.layouts) if other == layout]
+            joined = added_up(torch.cat([parts[i] for i in of_it]), layout)
+            split = joined.split([len(parts[i]) for i in of_it])
+            for i, part in zip(of_it, split, strict=True):
+                parts[i] = part
+        return torch.cat(parts)
+
+    def rows(self, i: int) -> slice:
+        """Where the tensors of a stack are in stack order."""
+        start = sum(len(group) for group in self.groups[:i])
+        return slice(start, start + len(self.groups[i]))
+
+    def spread(self, i: int, values: Tensor) -> Tensor:
+        """[L] -> [G, 1, …, 1] for a stack, ready to multiply; [] for a stack of one."""
+        part = values[self.rows(i)]
+        rank = len(self.group_specs[i].shape)
+        return part[0] if len(part) == 1 else part.view(-1, *(1,) * rank)
+
+    def rms(self, i: int, stack: Tensor) -> Tensor:
+        """Root mean square of each tensor of a stack, shaped as by `spread`."""
+        squares = added_up(norms(stack).square(), self.layouts[i])
+        sizes = self.sizes[self.rows(i)]
+        roots = torch.sqrt((squares / sizes).clamp_min(SMALLEST))
+        rank = len(self.group_specs[i].shape)
+        return roots[0] if len(roots) == 1 else roots.view(-1, *(1,) * rank)
+
+
+def packing(specs: tuple[ParamSpec, ...], params: Sequence[Tensor]) -> Packing:
+    """The packing of parameters with these specs."""
+    layouts = tuple(_layout(p) for p in params)
+    return _packing(specs, layouts, params[0].device)
+
+
+@lru_cache(maxsize=64)
+def _packing(
+    specs: tuple[ParamSpec, ...], layouts: tuple[Layout, ...], device: torch.device
+) -> Packing:
+    kinds: dict[Any, list[int]] = {}
+    for i, (spec, layout) in enumerate(zip(specs, layouts, strict=True)):
+        spread_matrix = layout is not None and spec.is_matrix
+        is_alone = spread_matrix or math.prod(spec.shape) >= STACK_BELOW
+        alone = i if is_alone else -1
+        kind = (spec.shape, spec.in_axes, spec.out_axes, layout, alone)
+        kinds.setdefault(kind, []).append(i)
+    groups = tuple(tuple(group) for group in kinds.values())
+    ordered = tuple(specs[i] for group in groups for i in group)
+    sizes = [float(max(math.prod(spec.shape), 1)) for spec in ordered]
+    return Packing(
+        groups,
+        ordered,
+        tuple(specs[group[0]] for group in groups),
+        tuple(layouts[group[0]] for group in groups),
+        torch.tensor(sizes, device=device),
+    )
+
+
+def norms(stack: Tensor) -> Tensor:
+    """Euclidean norm of each tensor of a stack, [G]."""
+    return torch.linalg.vector_norm(stack.reshape(len(stack), -1), dim=1)
+
+
+def products(x: Tensor, y: Tensor) -> Tensor:
+    """Σ x y of each tensor of two stacks, [G]."""
+    return torch.linalg.vecdot(x.reshape(len(x), -1), y.reshape(len(y), -1))
+
+
+def as_matrices(stack: Tensor, spec: ParamSpec) -> Tensor:
+    """[G, *shape] -> [G, fan_in, fan_out], for a spec that is a matrix."""
+    order = (0, *(a + 1 for a in spec.in_axes), *(a + 1 for a in spec.out_axes))
+    return stack.permute(order).reshape(len(stack), spec.fan_in, spec.fan_out)
+
+
+def from_matrices(matrices: Tensor, spec: ParamSpec) -> Tensor:
+    """The inverse of `as_matrices`."""
+    axes = (*spec.in_axes, *spec.out_axes)
+    shape = (len(matrices), *(spec.shape[a] for a in axes))
+    inverse = sorted(range(len(axes)), key=axes.__getitem__)
+    return matrices.reshape(shape).permute(0, *(i + 1 for i in inverse))
+
+
+def whole(stack: Tensor, layout: Layout, spec: ParamSpec) -> Tensor:
+    """The tensors that a stack has shards of; of matrices, which are alone in theirs."""
+    if layout is None:
+        return stack
+    return _as_dtensor(stack[0], layout, spec.shape).full_tensor()[None]
+
+
+def shard(stack: Tensor, layout: Layout) -> Tensor:
+    """The inverse of `whole`."""
+    if layout is None:
+        return stack
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh, placements = layout
+    everywhere = DTensor.from_local(
+        stack[0].contiguous(), mesh, [Replicate()] * mesh.ndim, run_check=False
+    )
+    return everywhere.redistribute(placements=placements).to_local()[None]
+
+
+def _local(tensor: Tensor) -> Tensor:
+    to_local = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()
+
+
+def _layout(tensor: Tensor) -> Layout:
+    mesh = getattr(tensor, "device_mesh", None)
+    return None if mesh is None else (mesh, tuple(tensor.placements))  # type: ignore
+
+
+def _spread_as(local: Tensor, like: Tensor) -> Tensor:
+    layout = _layout(like)
+    return local if layout is None else _as_dtensor(local, layout, tuple(like.shape))
+
+
+def _as_dtensor(local: Tensor, layout: Layout, shape: tuple[int, ...]) -> Any:
+    from torch.distributed.tensor import DTensor
+
+    assert layout is not None
+    stride = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+    return DTensor.from_local(
+        local, *layout, run_check=False, shape=torch.Size(shape), stride=stride
+    )
+
+
+def added_up(sums: Tensor, layout: Layout) -> Tensor:
+    """Sums over shards to sums over whole tensors."""
+    if layout is None:
+        return sums
+    from torch.distributed.tensor import DTensor, Partial, Replicate
+
+    mesh, placements = layout
+    parts = [Partial() if p.is_shard() else Replicate() for p in placements]
+    return DTensor.from_local(sums, mesh, parts, run_check=False).full_tensor()

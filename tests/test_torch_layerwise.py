@@ -1,0 +1,107 @@
+"""`layerwise` in torch makes the updates of the one in jax."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import jax  # noqa: E402
+import torch_recorded as recorded  # noqa: E402
+
+from lopt import checkpoint  # noqa: E402
+from lopt.errors import CheckpointError  # noqa: E402
+from lopt.optimizers import OPTIMIZERS, stored  # noqa: E402
+from lopt.torch.rules import RULES  # noqa: E402
+from lopt.torch.stored import rounded  # noqa: E402
+
+OPTIONS = {
+    "bases": ("muon", "adam", "sgd", "lion", "adabelief", "shampoo"),
+    "momenta": (0.5, 0.9, 0.99),
+    "prior_blend": (0.1, 0.3, 0.3, 0.3),
+    "prior_logits": {},
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_released_file_makes_the_updates_of_jax():
+    found = checkpoint.read("layerwise")
+    theta = jax.tree.map(np.asarray, found.theta)
+    assert recorded.largest_difference("layerwise", theta, found.header.options) < 1e-5
+
+
+@pytest.mark.parametrize("num_steps", [10, pytest.param(100, marks=pytest.mark.slow)])
+def test_all_bases_make_the_updates_of_jax(num_steps):
+    theta = recorded.random_theta("layerwise", OPTIONS)
+    difference = recorded.largest_difference(
+        "layerwise", theta, OPTIONS, num_steps=num_steps
+    )
+    assert difference < 1e-5
+
+
+def test_without_specs_and_with_embeddings_the_updates_are_those_of_jax():
+    options = {"embedding_size": 3, "num_tensors": len(recorded.SHAPES)}
+    theta = recorded.random_theta("layerwise", options)
+    difference = recorded.largest_difference(
+        "layerwise", theta, options, num_steps=5, with_specs=False
+    )
+    assert difference < 1e-5
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_options_are_those_of_jax(name):
+    def options(factory, left_out):
+        parameters = inspect.signature(factory).parameters.values()
+        return {p.name: p.default for p in parameters if p.name not in left_out}
+
+    expected = options(OPTIMIZERS[name], ())
+    assert options(RULES[name], ("theta", "num_steps")) == expected
+
+
+def test_bfloat16_is_rounded_as_in_jax():
+    x = np.random.default_rng(0).normal(size=500).astype(np.float32)
+    x[:3] = np.inf, np.nan, 0.0
+    for step in (0, 1, 1000, 123456789):
+        want = stored.rounded(jax.numpy.asarray(x), jax.numpy.int32(step))
+        got = rounded(torch.tensor(x), step).float().numpy()
+        np.testing.assert_array_equal(got, np.asarray(want))
+    assert len(np.unique(rounded(torch.full((64,), 1.003), 5).float())) <= 2
+
+
+def test_state_in_bfloat16_takes_half_the_memory_and_about_the_same_steps():
+    options = {"bases": ("adam",), "state_dtype": "bfloat16"}
+    theta = recorded.random_theta("layerwise", options)
+    difference = recorded.largest_difference("layerwise", theta, options, num_steps=5)
+    assert difference < 0.02
+    rule = RULES["layerwise"](
+        recorded.nested(theta, torch.tensor), num_steps=5, **options
+    )
+    p = torch.zeros(8, 4)
+    spec = recorded.spec_in_torch(recorded.specs()["b_kernel"])
+    kept = rule.init([p], [spec]).per_param[0]
+    assert (
+        kept["momentum_0"].dtype == kept["0_adam_second_moment"].dtype == torch.bfloat16
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "changed", "message"),
+    [
+        ({}, {"bases": ("muon", "nobody")}, "base in torch `nobody`"),
+        ({}, {"momenta": (0.9, 0.99), "prior_blend": (1, 1, 1)}, "`network/b1` must be"),
+        ({}, {"hidden_sizes": ()}, "`network/b0` must be"),
+        ({}, {"embedding_size": 2, "num_tensors": 9}, "lacks `embedding`"),
+    ],
+)
+def test_weights_of_other_options_are_refused(options, changed, message):
+    theta = recorded.nested(recorded.random_theta("layerwise", options), torch.tensor)
+    with pytest.raises(CheckpointError, match=message):
+        RULES["layerwise"](theta, num_steps=10, **options, **changed)
