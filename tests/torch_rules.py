@@ -54,9 +54,7 @@ def drawn(num_steps, shapes=SHAPES, seed=0):
     base = {k: scaled(s) for k, s in shapes.items()}
     grads = [
         {
-            k: np.asarray(
-                0.1 / (1 + t) ** 0.3 * (b + 0.5 * scaled(b.shape)), np.float32
-            )
+            k: np.asarray(0.1 / (1 + t) ** 0.3 * (b + 0.5 * scaled(b.shape)), np.float32)
             for k, b in base.items()
         }
         for t in range(num_steps)
@@ -75,9 +73,12 @@ def jax_updates(found, params, grads, losses, num_steps, specs=None):
         updates, state = optimizer.update(grads, state, params, value=loss)
         return (jax.tree.map(jnp.add, params, updates), state), updates
 
+    # Without LLVM's optimizations: most of the time goes into compiling.
+    options = {"xla_backend_optimization_level": "0"}
+    run = jax.jit(lambda c, x: jax.lax.scan(step, c, x), compiler_options=options)
+    params = jax.tree.map(jnp.asarray, params)
     stacked = jax.tree.map(lambda *x: np.stack(x), *grads)
-    carry = jax.tree.map(jnp.asarray, params), optimizer.init(params)
-    _, updates = jax.jit(lambda c, x: jax.lax.scan(step, c, x))(carry, (stacked, losses))
+    _, updates = run((params, optimizer.init(params)), (stacked, losses))
     return jax.device_get(updates)
 
 
@@ -116,11 +117,13 @@ def worst(ours, theirs, names=tuple(SHAPES)):
     return errors
 
 
-def compare(factory, num_steps=100, seed=0, **options):
-    """The worst error over all steps and tensors of the released optimizer's pair."""
+def compare(factory, num_steps, seed=0, names=tuple(SHAPES), **options):
+    """The worst error over all steps of each tensor that is named."""
     found = made(factory.__name__, **options)
-    params, grads, losses = drawn(num_steps, seed=seed)
-    theirs = jax_updates(found, params, grads, losses, num_steps, infer_specs(params))
+    shapes = {name: SHAPES[name] for name in names}
+    params, grads, losses = drawn(num_steps, shapes, seed)
+    specs = infer_specs(jax.tree.map(jnp.asarray, params))
+    theirs = jax_updates(found, params, grads, losses, num_steps, specs)
     rule = rule_of(found, factory, num_steps)
     ours, _ = torch_updates(rule, params, grads, losses)
-    return worst(ours, theirs)
+    return worst(ours, theirs, names)
