@@ -3,7 +3,9 @@
     python scripts/bench_export.py [RULE …] [--out benchmarks/export.json]
 
 An MLP of 10 M parameters; rules by name, as `lopt list optimizers` has them, with weights
-as initialized; "layerwise: adam" is `layerwise` without orthogonalized momentum. All
+as initialized; "layerwise: adam" is `layerwise` without orthogonalized momentum, and
+"layerwise: medium" with it in bfloat16, as torch's Muon has it, which
+`torch.set_float32_matmul_precision("medium")` allows. All
 optimizers take a step after each other, many times, in one process, so that what else the
 machine does slows them alike. Memory is what is allocated at most during a step beyond
 what was there before and after it. Making the weights needs jax, a step does not.
@@ -74,7 +76,20 @@ def contestants(rules: list[str], width: int, folder: Path) -> dict[str, Any]:
         found[rule] = learned(rule, {}, biases=rule != "layerwise")
         if rule == "layerwise":
             found["layerwise: adam"] = learned(rule, {"bases": ("adam",)})
+            found["layerwise: medium"] = in_medium(learned(rule, {}, biases=False))
     return found
+
+
+def in_medium(step: Callable[[], Any]) -> Callable[[], Any]:
+    """The step, products in bfloat16 allowed."""
+
+    def run() -> None:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium")
+        step()
+        torch.set_float32_matmul_precision(before)
+
+    return run
 
 
 def seconds(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:

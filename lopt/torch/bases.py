@@ -138,15 +138,21 @@ BASES: dict[str, Callable[[], Base]] = {
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
-    """The semi-orthogonal matrix next to each matrix [G, m, n]; bases.py says how."""
+    """The semi-orthogonal matrix next to each matrix [G, m, n]; bases.py says how.
+
+    In bfloat16, as in `torch.optim.Muon`, where `torch.set_float32_matmul_precision` has
+    allowed it by "medium"; else in float32.
+    """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-8)
+    if torch.get_float32_matmul_precision() == "medium":
+        x = x.bfloat16()
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+    return (x.mT if tall else x).float()
 
 
 def times_inverse_root(squares: Tensor, matrices: Tensor) -> Tensor:
