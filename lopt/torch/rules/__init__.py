@@ -29,5 +29,5 @@ RULES: dict[str, Callable[..., Rule]] = {
     "velo": velo,
 }
 
-SHARDED = frozenset({"layerwise"})
+SHARDED = frozenset({"adafac_mlp", "celo2", "layerwise", "mlp"})
 """Those that take DTensors."""

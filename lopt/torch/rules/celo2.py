@@ -125,7 +125,6 @@ class _Celo2:
     ) -> Tensor:
         """The direction of unit RMS, times its muP multiplier."""
         factored = features.factored_axes(_view_spec(spec, self.axes))
-        like = p
         g, p = (_view(x, spec, self.axes) for x in (g.clamp(-CLIP, CLIP), p))
         update_moments(kept, g, self.decays, factored)
         found = [self._of_matrix(x, p) for x in _matrices(seen(g, p, kept, factored))]
@@ -135,7 +134,7 @@ class _Celo2:
         found = [u * torch.rsqrt(EPS + shards.mean(u * u)) for u in found]
         u = found[0] if len(found) == 1 else torch.stack(found)
         kind = "orthogonalized" if self.orthogonalize else "entrywise"
-        return update_multiplier(spec, kind) * _tensor(u, like, spec, self.axes)
+        return update_multiplier(spec, kind) * _tensor(u, spec, self.axes)
 
     def _of_matrix(self, x: Seen, p: Tensor) -> Tensor:
         """The network's first output for a matrix or a vector."""
@@ -223,11 +222,16 @@ def _order(spec: ParamSpec, axes: str) -> tuple[int, ...]:
 
 def _view(x: Tensor, spec: ParamSpec, axes: str) -> Tensor:
     """The tensor as `_view_spec` says."""
-    return x.permute(_order(spec, axes)).reshape(_view_spec(spec, axes).shape)
+    order, shape = _order(spec, axes), _view_spec(spec, axes).shape
+    # A view of a DTensor whose axes are shorter than its mesh is not always possible.
+    is_same = list(order) == sorted(order) and shape == spec.shape
+    return x if is_same else x.permute(order).reshape(shape)
 
 
-def _tensor(x: Tensor, like: Tensor, spec: ParamSpec, axes: str) -> Tensor:
+def _tensor(x: Tensor, spec: ParamSpec, axes: str) -> Tensor:
     """The inverse of `_view`."""
     order = _order(spec, axes)
+    if list(order) == sorted(order) and x.shape == spec.shape:
+        return x
     inverse = sorted(range(len(order)), key=order.__getitem__)
-    return x.reshape([like.shape[a] for a in order]).permute(inverse)
+    return x.reshape([spec.shape[a] for a in order]).permute(inverse)
