@@ -178,3 +178,22 @@ def test_recorded_update_is_reproduced(path):
                 error = golden.displacement_error(ours.numpy(), recorded, start[name])
                 tolerance = golden.SENSITIVE.get((path.stem, name), adapter.tolerance)
                 assert error <= tolerance, f"{name} after step {t}: E = {error:.1e}"
+
+
+@pytest.mark.parametrize("name", ["adafac_mlp", "celo2", "mlp"])
+def test_state_in_bfloat16_makes_about_the_same_updates(name):
+    params, grads, losses = fed.drawn(6)
+    found = [
+        fed.torch_updates(
+            fed.rule_of(fed.made(name, state_dtype=dtype), RULES[name], 9),
+            *(params, grads, losses),
+        )
+        for dtype in ("float32", "bfloat16")
+    ]
+    (exact, _), (near, state) = found
+    assert int(state.shared["step"]) == 6
+    kept = [x for own in state.per_param for x in own.values()]
+    assert {x.dtype for x in kept} == {torch.bfloat16}
+    for a, b in zip(exact[-1], near[-1], strict=True):
+        assert torch.linalg.norm(a - b) <= 0.1 * torch.linalg.norm(a)
+    assert any(not torch.equal(a, b) for a, b in zip(exact[-1], near[-1], strict=True))
