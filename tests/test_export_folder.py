@@ -6,10 +6,10 @@ import os
 import pytest
 from exported import assert_same_bits, train
 
-from lopt.checkpoint import load, locate, read, save_folder
+from lopt.checkpoint import load, read, save_folder
 from lopt.cli import run
 from lopt.cli.evaluate import _default_folder
-from lopt.config import load_suite
+from lopt.config import load_suite, locate
 from lopt.errors import CheckpointError, ConfigError
 from lopt.evaluation.schedule import _training
 from lopt.files import fileformat, hub

@@ -11,8 +11,8 @@ import optax
 import pytest
 from exported import PARAMS, loss_fn
 
-from lopt import checkpoint
 from lopt.checkpoint import Checkpoint, load, save_file
+from lopt.config import locate, released
 from lopt.files.fileformat import Header
 from lopt.optimizers import OPTIMIZERS
 from lopt.options import resolved
@@ -71,12 +71,11 @@ def test_run_length_and_loss_are_asked_for(file):
 
 
 def test_names_of_released_files_and_paths(file, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "released", lambda kind, name: Path(kind) / name)
-    assert checkpoint.locate("layerwise") == Path("checkpoints/layerwise")
-    assert checkpoint.locate(file) == file
+    assert locate("layerwise") == released("checkpoints", "layerwise")
+    assert locate(file) == file
     monkeypatch.chdir(tmp_path)
     (tmp_path / "layerwise").mkdir()
-    assert checkpoint.locate("layerwise") == Path("layerwise")
+    assert locate("layerwise") == Path("layerwise")
 
 
 SCRIPT = """

@@ -27,6 +27,18 @@ from lopt.torch.theta import moved, read
 SHARED = "shared"
 """The key, in `state`, of what is of the whole network."""
 
+_OWN = (
+    "_theta",
+    "_header",
+    "_num_steps",
+    "_check_finite",
+    "_rules",
+    "_given",
+    "_known",
+    "_specs",
+)
+"""Attributes that torch does not know and copies must have, too."""
+
 
 class LearnedOptimizer(torch.optim.Optimizer):
     """Steps φ ← φ + lr (Δφ − weight_decay φ), Δφ made by a learned optimizer.
@@ -167,11 +179,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             self.state[SHARED] = states.copied(shared, params[0].device)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {k: v for k, v in vars(self).items() if k.startswith("_")}
-        hooks = {
-            k for k in own if k.startswith(("_optimizer_", "_zero_grad", "_patched"))
-        }
-        return {**super().__getstate__(), **{k: own[k] for k in own.keys() - hooks}}
+        return {**super().__getstate__(), **{name: vars(self)[name] for name in _OWN}}
 
     def _named(self) -> list[tuple[str, Tensor]]:
         """All parameters, in order, by name or by number."""
