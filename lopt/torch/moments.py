@@ -1,0 +1,45 @@
+"""Running means of gradients: what per-element rules keep of every tensor."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lopt.torch import features, shards
+
+Axes = tuple[int, int] | None
+"""The axes (d1, d0) that a tensor is factored over."""
+
+
+def start_moments(p: Tensor, decays: Sequence[Tensor], axes: Axes) -> dict[str, Tensor]:
+    """Zero momenta, second moments and factored ones of a tensor.
+
+    Args:
+      p: the tensor [*s].
+      decays: of momenta [M], second moments [R] and factored ones [F].
+      axes: that it is factored over.
+    """
+    num_momenta, num_second, num_factored = map(len, decays)
+    return {
+        "momenta": features.zeros(p, num_momenta),
+        "second_moments": features.zeros(p, num_second),
+        **features.init_factored_moment(p, num_factored, axes),
+    }
+
+
+def update_moments(
+    moments: dict[str, Tensor], g: Tensor, decays: Sequence[Tensor], axes: Axes
+) -> None:
+    """The moments of `start_moments` with another gradient, in place."""
+    d_m, d_r, d_v = decays
+    features.update_factored_moment(moments, g, d_v, axes)
+    m, r = own(moments)
+    g = shards.local(g)
+    for piece in features.pieces(g):
+        features.update_momenta(features.part(m, piece), g[piece], d_m)
+        features.update_second_moments(features.part(r, piece), g[piece], d_r)
+
+
+def own(moments: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Momenta and second moments of this process's part of the tensor."""
+    m, r = (shards.local(moments[name]) for name in ("momenta", "second_moments"))
+    return m, r

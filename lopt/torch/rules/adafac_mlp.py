@@ -1,0 +1,146 @@
+"""The per-parameter MLP on factored second moments; pairs lopt/optimizers/adafac_mlp.py.
+
+References:
+  Metz, Freeman, Harrison, Maheswaranathan, Sohl-Dickstein, Practical tradeoffs between
+  memory, compute, and performance in learned optimizers, 2022, arXiv 2203.11860.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lopt.specs import ParamSpec, update_multiplier
+from lopt.torch import features, shards
+from lopt.torch.features import Piece
+from lopt.torch.moments import Axes, own, start_moments, update_moments
+from lopt.torch.rule import Rule, State, Theta
+from lopt.torch.rules import network
+from lopt.torch.rules.network import Channels
+from lopt.torch.rules.stored import stored
+
+
+def adafac_mlp(
+    theta: Theta,
+    *,
+    num_steps: int | None = None,
+    hidden_sizes: Sequence[int] = (4, 4),
+    momentum_decays: Sequence[float] = (0.9, 0.99, 0.999),
+    rms_decays: Sequence[float] = (0.999,),
+    factored_decays: Sequence[float] = (0.9, 0.99, 0.999),
+    step_mult: float = 0.001,
+    exp_mult: float = 0.001,
+    eps: float = 1e-5,
+    state_dtype: str = "float32",
+) -> Rule:
+    """p ← p - λ · step_mult · a · exp(exp_mult · b), for outputs (a, b) of the network.
+
+    Options are those of the pair.
+    """
+    del num_steps, hidden_sizes
+    initial = {
+        "momentum_decays": momentum_decays,
+        "rms_decays": rms_decays,
+        "factored_decays": factored_decays,
+    }
+    decays = [features.learned_decays(d, theta[name]) for name, d in initial.items()]
+    rule = _AdafacMlp(
+        theta["network"], tuple(decays), step_mult=step_mult, exp_mult=exp_mult, eps=eps
+    )
+    return stored(rule, state_dtype)
+
+
+@dataclass(frozen=True)
+class _AdafacMlp:
+    network: dict[str, Tensor]
+    decays: tuple[Tensor, ...]  # of momenta, second moments and factored ones
+    step_mult: float
+    exp_mult: float
+    eps: float
+    reads_loss = False
+
+    def init(self, params: Sequence[Tensor], specs: Sequence[ParamSpec]) -> State:
+        tensors = [
+            start_moments(p, self.decays, features.factored_axes(spec))
+            for p, spec in zip(params, specs, strict=True)
+        ]
+        return State(tuple(specs), {"step": features.start_step()}, tensors)
+
+    def update(
+        self,
+        grads: Sequence[Tensor],
+        state: State,
+        params: Sequence[Tensor],
+        loss: Tensor | None,
+    ) -> list[Tensor]:
+        del loss
+        time = features.tanh_time_features(state.shared["step"], self.decays[0].device)
+        updates = []
+        for g, moments, p, spec in zip(
+            grads, state.per_param, params, state.specs, strict=True
+        ):
+            axes = features.factored_axes(spec)
+            update_moments(moments, g, self.decays, axes)
+            size = -update_multiplier(spec, "entrywise") * self.step_mult
+            channels = _channels(g, p, moments, axes)
+            settings = time, self.eps, size, self.exp_mult
+            updates.append(network.updated(self.network, channels, p, *settings))
+        state.shared["step"] += 1
+        return updates
+
+
+def _channels(g: Tensor, p: Tensor, moments: dict[str, Tensor], axes: Axes) -> Channels:
+    """The channels of a tensor, in the published order: see the pair's `channels`."""
+    (m, r), g, values = own(moments), shards.local(g), shards.local(p)
+    sizes = [1, 1, len(m), len(r), len(m), len(r)]
+
+    def write(piece: Piece, x: Tensor) -> None:
+        own_g, own_p, own_m, own_r, product, inverse, rest = x.split(
+            [*sizes, len(x) - sum(sizes)]
+        )
+        own_g.copy_(g[piece])
+        own_p.copy_(values[piece])
+        own_m.copy_(features.part(m, piece))
+        own_r.copy_(features.part(r, piece))
+        torch.add(own_r, 1e-6, out=inverse).rsqrt_()
+        torch.mul(own_m, inverse, out=product)
+        write_rest(piece, own_g, own_m, rest)
+
+    if axes is None:
+        write_rest = _full(shards.local(moments["full"]))
+        return Channels(write)
+    edges = [moments["row"], moments["col"]]
+    edges += [torch.rsqrt(x + 1e-8) for x in edges]
+    factors = features.reciprocal_root_factors(moments, axes[0])
+    write_rest = _factored(*(shards.share(x, p) for x in factors))
+    return Channels(write, [shards.share(x, p) for x in edges], num_after=len(m))
+
+
+_Write = Callable[[Piece, Tensor, Tensor, Tensor], None]
+"""Writes a piece's last channels, for its g [1, *s] and m [M, *s], to their place."""
+
+
+def _full(full: Tensor) -> _Write:
+    """Where the tensor is not factored, V stands for both R and C."""
+
+    def write(piece: Piece, g: Tensor, m: Tensor, x: Tensor) -> None:
+        v = features.part(full, piece)
+        root = torch.rsqrt(v + 1e-8)
+        preconditioned = g * features.reciprocal_root(v)
+        moment = m * torch.rsqrt(v + 1e-6)
+        torch.cat([preconditioned, v, v, root, root, moment], out=x)
+
+    return write
+
+
+def _factored(rho: Tensor, kappa: Tensor) -> _Write:
+    """g ρ κ and m ρ κ."""
+
+    def write(piece: Piece, g: Tensor, m: Tensor, x: Tensor) -> None:
+        factor, moment = x.split([len(rho), len(m)])
+        torch.mul(features.part(rho, piece), features.part(kappa, piece), out=factor)
+        torch.mul(m, factor, out=moment)
+        factor.mul_(g)
+
+    return write

@@ -1,0 +1,49 @@
+"""Celo: an update rule, and a schedule for it; pairs lopt/optimizers/celo.py.
+
+References:
+  Moudgil, Knyazev, Lajoie, Belilovsky, Celo: training versatile learned optimizers on a
+  compute diet, 2025, arXiv 2501.12670.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lopt.torch.rule import Rule, Theta
+from lopt.torch.rules import recurrent
+from lopt.torch.rules.velo import Controls, mixture_rule
+
+
+def celo(
+    theta: Theta,
+    *,
+    num_steps: int | None = None,
+    phase: int = 2,
+    hidden_size: int = 64,
+    num_networks: int = 1,
+    hidden_sizes: Sequence[int] = (4, 4),
+    step_mult: float = 0.001,
+    exp_mult: float = 0.001,
+) -> Rule:
+    """p ← p - λ · s · step_mult · a · exp(exp_mult · b) · √(mean(p²) + 1e-9).
+
+    Options are those of the pair.
+    """
+    del hidden_size, hidden_sizes
+
+    def controls(h: Tensor) -> Controls:
+        mixture = torch.softmax(recurrent.linear(theta["controls"], h), 1) / num_networks
+        steps = 0.1 * recurrent.linear(theta["step_size"], h)[:, 0].exp()
+        return Controls(mixture, steps if phase == 2 else torch.ones_like(steps))
+
+    multipliers = step_mult, exp_mult
+    return mixture_rule(theta, num_steps, run_alone, controls, multipliers)
+
+
+def run_alone(
+    run: Tensor, params: Sequence[Tensor], moments: Sequence[dict[str, Tensor]]
+) -> Tensor:
+    """Every tensor sees the same."""
+    del moments
+    return run.expand(len(params), len(run))

@@ -1,0 +1,68 @@
+"""The thirty channels of VeLO, Celo and Celo2; pairs lopt/optimizers/channels.py."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lopt.torch import features, shards
+from lopt.torch.features import Piece
+from lopt.torch.moments import Axes, own
+from lopt.torch.rules.network import Channels
+
+CLIP = 1000.0
+"""Larger gradients are clipped, element by element, before anything is done with them."""
+
+
+class Seen(NamedTuple):
+    """This process's part of a tensor and of its statistics, as its channels see them."""
+
+    g: Tensor  # shape=[*s], clipped
+    p: Tensor  # shape=[*s]
+    m: Tensor  # shape=[M, *s]
+    r: Tensor  # shape=[R, *s]
+    full: Tensor | None  # shape=[F, *s], of a tensor that is not factored
+    edges: Sequence[Tensor]  # R, C, rsqrt(R), rsqrt(C), ρ, κ of one that is
+
+
+def seen(g: Tensor, p: Tensor, moments: dict[str, Tensor], axes: Axes) -> Seen:
+    """What the channels of a tensor see."""
+    parts = shards.local(g), shards.local(p), *own(moments)
+    if axes is None:
+        return Seen(*parts, shards.local(moments["full"]), [])
+    edges = [moments["row"], moments["col"]]
+    edges += [torch.rsqrt(x + 1e-8) for x in edges]
+    edges += features.reciprocal_root_factors(moments, axes[0])
+    return Seen(*parts, None, [shards.share(x, p) for x in edges])
+
+
+def channels(x: Seen, *, eps: float = 1e-8, repeats: bool = False) -> Channels:
+    """The channels of one tensor, in the published order: see the pair's `channels`.
+
+    Args:
+      x: the tensor.
+      eps: added to r inside of roots.
+      repeats: whether V stands for both R and C where nothing is factored; zeros do
+        otherwise.
+    """
+
+    def write(piece: Piece, out: Tensor) -> None:
+        g, p = x.g[piece][None], x.p[piece][None]
+        m, r = features.part(x.m, piece), features.part(x.r, piece)
+        inverse = torch.rsqrt(r + eps)
+        values = [g, g.clamp(-0.1, 0.1), p, m, r, m * inverse, inverse]
+        if x.full is None:
+            rho, kappa = (features.part(edge, piece) for edge in x.edges[4:])
+            factor = rho * kappa
+            torch.cat([*values, g * factor, g * inverse, m * factor], out=out)
+            return
+        v = features.part(x.full, piece)
+        values += [g * features.reciprocal_root(v), g * inverse]
+        root = torch.rsqrt(v + 1e-8)
+        if repeats:
+            values += [v, v, root, root, m * torch.rsqrt(v)]
+        absent = len(out) - sum(map(len, values))
+        torch.cat([*values, v.new_zeros(absent, *g.shape[1:])], out=out)
+
+    return Channels(write, x.edges[:4], num_after=0 if x.full is not None else len(x.m))

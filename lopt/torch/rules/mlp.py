@@ -1,0 +1,86 @@
+"""The per-parameter MLP on momenta and time features; pairs lopt/optimizers/mlp.py.
+
+References:
+  Metz, Maheswaranathan, Nixon, Freeman, Sohl-Dickstein, Understanding and correcting
+  pathologies in the training of learned optimizers, 2019, arXiv 1810.10180.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lopt.specs import ParamSpec, update_multiplier
+from lopt.torch import features, shards
+from lopt.torch.features import Piece
+from lopt.torch.rule import Rule, State, Theta
+from lopt.torch.rules import network
+from lopt.torch.rules.network import Channels
+from lopt.torch.rules.stored import stored
+
+
+def mlp(
+    theta: Theta,
+    *,
+    num_steps: int | None = None,
+    hidden_sizes: Sequence[int] = (32, 32),
+    decays: Sequence[float] = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999),
+    step_mult: float = 0.001,
+    exp_mult: float = 0.001,
+    eps: float = 1e-5,
+    state_dtype: str = "float32",
+) -> Rule:
+    """p ← p - λ · step_mult · a · exp(exp_mult · b), for outputs (a, b) of the network.
+
+    Options are those of the pair.
+    """
+    del num_steps, hidden_sizes
+    layers = theta["network"]
+    rule = _Mlp(layers, layers["b0"].new_tensor(decays), step_mult, exp_mult, eps)
+    return stored(rule, state_dtype)
+
+
+@dataclass(frozen=True)
+class _Mlp:
+    network: Theta
+    decays: Tensor
+    step_mult: float
+    exp_mult: float
+    eps: float
+    reads_loss = False
+
+    def init(self, params: Sequence[Tensor], specs: Sequence[ParamSpec]) -> State:
+        momenta = [{"momenta": features.zeros(p, len(self.decays))} for p in params]
+        return State(tuple(specs), {"step": features.start_step()}, momenta)
+
+    def update(
+        self,
+        grads: Sequence[Tensor],
+        state: State,
+        params: Sequence[Tensor],
+        loss: Tensor | None,
+    ) -> list[Tensor]:
+        del loss
+        time = features.tanh_time_features(state.shared["step"], self.decays.device)
+        updates = []
+        for g, kept, p, spec in zip(
+            grads, state.per_param, params, state.specs, strict=True
+        ):
+            g, m = shards.local(g), shards.local(kept["momenta"])
+            for piece in features.pieces(g):
+                features.update_momenta(features.part(m, piece), g[piece], self.decays)
+            size = -update_multiplier(spec, "entrywise") * self.step_mult
+            settings = time, self.eps, size, self.exp_mult
+            channels = _channels(g, shards.local(p), m)
+            updates.append(network.updated(self.network, channels, p, *settings))
+        state.shared["step"] += 1
+        return updates
+
+
+def _channels(g: Tensor, p: Tensor, m: Tensor) -> Channels:
+    """g, p, momenta."""
+
+    def write(piece: Piece, x: Tensor) -> None:
+        x[0], x[1], x[2:] = g[piece], p[piece], features.part(m, piece)
+
+    return Channels(write)

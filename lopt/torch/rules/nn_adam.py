@@ -1,0 +1,134 @@
+"""Adam whose hyperparameters an LSTM moves; pairs lopt/optimizers/nn_adam.py.
+
+References:
+  The learned optimizer of that name in google/learned_optimization, 2022.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lopt.specs import ParamSpec, update_multiplier
+from lopt.torch import features, shards
+from lopt.torch.rule import Rule, State, Theta
+from lopt.torch.rules import recurrent
+
+NAMES = ("lr", "beta1", "beta2", "epsilon")
+"""The hyperparameters, in the order of the LSTM's outputs."""
+
+_MAX_GRADIENT = 1000.0
+
+
+def nn_adam(
+    theta: Theta,
+    *,
+    num_steps: int | None = None,
+    hidden_size: int = 32,
+    learning_rate: float = 0.001,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    output_scale: float = 0.01,
+    decay_strength: float = 0.0,
+) -> Rule:
+    """Adam with per-tensor hyperparameters that an LSTM moves; options as of the pair."""
+    del num_steps, hidden_size, learning_rate, b1, b2, eps
+    return _NNAdam(theta, output_scale, decay_strength)
+
+
+@dataclass(frozen=True)
+class _NNAdam:
+    theta: Theta
+    output_scale: float
+    decay_strength: float
+    reads_loss = False
+
+    def init(self, params: Sequence[Tensor], specs: Sequence[ParamSpec]) -> State:
+        initial = torch.stack([self.theta["initial"][name] for name in NAMES])
+        tensors = [
+            {
+                "momentum": torch.zeros_like(p, dtype=torch.float32),
+                "second_moment": torch.zeros_like(p, dtype=torch.float32),
+                "raw": initial.clone(),  # of NAMES, before the map to its range
+                **recurrent.start_lstm(self.theta["lstm"]),
+            }
+            for p in params
+        ]
+        return State(tuple(specs), {"step": features.start_step()}, tensors)
+
+    def update(
+        self,
+        grads: Sequence[Tensor],
+        state: State,
+        params: Sequence[Tensor],
+        loss: Tensor | None,
+    ) -> list[Tensor]:
+        del loss
+        grads = [g.clamp(-_MAX_GRADIENT, _MAX_GRADIENT) for g in grads]
+        updates, inputs = [], []
+        for g, kept, p, spec in zip(
+            grads, state.per_param, params, state.specs, strict=True
+        ):
+            m, r = (shards.local(kept[name]) for name in ("momentum", "second_moment"))
+            lr, beta1, beta2, eps = _constrain(kept["raw"])
+            own_g = shards.local(g)
+            m.mul_(beta1).add_((1.0 - beta1) * own_g)
+            r.mul_(beta2).add_((1.0 - beta2) * own_g * own_g)
+            scale = lr * (1.0 + eps) / (eps + torch.sqrt(r + 1e-10))
+            update = scale.mul_(m).mul_(-update_multiplier(spec, "entrywise"))
+            updates.append(shards.as_part(update, p))
+            inputs.append(_lstm_inputs(p, g, kept))
+        if inputs:
+            self._move(torch.stack(inputs), state.per_param)
+        state.shared["step"] += 1
+        return updates
+
+    def _move(self, inputs: Tensor, tensors: Sequence[dict[str, Tensor]]) -> None:
+        """Moves every tensor's raw hyperparameters, for the next step."""
+        hidden = recurrent.lstm(self.theta["lstm"], inputs, tensors)
+        moves = self.output_scale * recurrent.linear(self.theta["controls"], hidden)
+        initial = torch.stack([self.theta["initial"][name] for name in NAMES])
+        raw = torch.stack([kept["raw"] for kept in tensors]) + moves
+        raw = raw - self.decay_strength * (raw - initial)
+        # The round trip clips every raw value to what its range can express.
+        raw = torch.stack(_unconstrain(_constrain(raw)), dim=-1)
+        for kept, values in zip(tensors, raw, strict=True):
+            kept["raw"].copy_(values)
+
+
+def _constrain(raw: Tensor) -> list[Tensor]:
+    """The hyperparameters that raw values [..., 4] stand for, each within its range."""
+    lr, beta1, beta2, epsilon = (10.0 * raw).unbind(-1)
+    return [
+        lr.exp().clamp(1e-8, 1e3),
+        1.0 - beta1.clamp(-10.0, 0.0).exp(),
+        1.0 - beta2.clamp(-10.0, 0.0).exp(),
+        epsilon.exp().clamp(1e-11, 1e4),
+    ]
+
+
+def _unconstrain(values: Sequence[Tensor]) -> list[Tensor]:
+    """The inverse of `_constrain`; 1 - β is rounded as the published optimizer does."""
+    lr, beta1, beta2, epsilon = values
+    return [0.1 * torch.log(x) for x in (lr, 1.0 - beta1, 1.0 - beta2, epsilon)]
+
+
+def _lstm_inputs(p: Tensor, g: Tensor, kept: dict[str, Tensor]) -> Tensor:
+    """What the LSTM sees of a tensor, whose g is clipped, m and r updated: [19]."""
+    tensors = g, kept["momentum"], p, kept["second_moment"]
+    scaled = kept["raw"].clamp(-5.0, 5.0) / 5.0
+    is_vector, is_scalar = (1.0 if p.dim() == n else -1.0 for n in (1, 0))
+    means = [shards.mean(x) for x in tensors]
+    signed = [y for x in means for y in (_log(x), x.sign())]
+    size = _log(shards.mean(g.abs()))
+    squares = [(x - mean).square() for x, mean in zip(tensors, means, strict=True)]
+    variances = [_log(shards.mean(x)) for x in squares]
+    row = [*scaled[1:], is_vector, is_scalar, scaled[0], *signed[:2], size]
+    row += [*signed[2:], *variances]
+    return torch.stack([torch.as_tensor(x, device=scaled.device) for x in row])
+
+
+def _log(x: Tensor) -> Tensor:
+    return features.log_abs(x) / 2.0

@@ -1,0 +1,129 @@
+"""An optimizer in jax and its rule in torch, fed the same gradients and losses.
+
+A jax kernel [in, out] is a torch weight [out, in]; HWIO is OIHW.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from exported import made
+
+from lopt.mup import infer_specs
+from lopt.specs import spec_of_shape
+
+SHAPES = {
+    "bias": (7,),
+    "conv": (3, 3, 2, 5),
+    "empty": (0, 3),
+    "hidden": (24, 6),
+    "scalar": (),
+    "square": (8, 8),
+    "wide": (3, 40),
+}
+"""In jax's layouts, in the order of jax's leaves."""
+
+
+def to_torch(x):
+    """An array in jax's layout, in torch's."""
+    x = np.asarray(x)
+    axes = {2: (1, 0), 4: (3, 2, 0, 1)}.get(x.ndim)
+    return torch.from_numpy(np.array(x if axes is None else x.transpose(axes)))
+
+
+def from_torch(x):
+    axes = {2: (1, 0), 4: (2, 3, 1, 0)}.get(x.dim())
+    return (x if axes is None else x.permute(axes)).numpy()
+
+
+def drawn(num_steps, shapes=SHAPES, seed=0):
+    """Parameters, and a gradient of each and a loss for every step.
+
+    Gradients are unequal along rows and columns, and shrink.
+    """
+    rng = np.random.default_rng(seed)
+
+    def scaled(shape):
+        x = rng.standard_normal(shape)
+        for axis, n in enumerate(shape):
+            sizes = 10 ** rng.uniform(-1, 1, n)
+            x = x * sizes.reshape([n if i == axis else 1 for i in range(len(shape))])
+        return x
+
+    params = {k: rng.standard_normal(s).astype(np.float32) for k, s in shapes.items()}
+    base = {k: scaled(s) for k, s in shapes.items()}
+    grads = [
+        {
+            k: np.asarray(0.1 / (1 + t) ** 0.3 * (b + 0.5 * scaled(b.shape)), np.float32)
+            for k, b in base.items()
+        }
+        for t in range(num_steps)
+    ]
+    losses = 2.0 * 0.97 ** np.arange(num_steps) + 0.05 * rng.uniform(size=num_steps)
+    return params, grads, losses.astype(np.float32)
+
+
+def jax_updates(found, params, grads, losses, num_steps, specs=None):
+    """Updates of every step."""
+    optimizer = found.lopt.opt_fn(found.theta, specs=specs, num_steps=num_steps)
+
+    def step(carry, inputs):
+        params, state = carry
+        grads, loss = inputs
+        updates, state = optimizer.update(grads, state, params, value=loss)
+        return (jax.tree.map(jnp.add, params, updates), state), updates
+
+    # Without LLVM's optimizations: most of the time goes into compiling.
+    options = {"xla_backend_optimization_level": "0"}
+    run = jax.jit(lambda c, x: jax.lax.scan(step, c, x), compiler_options=options)
+    params = jax.tree.map(jnp.asarray, params)
+    stacked = jax.tree.map(lambda *x: np.stack(x), *grads)
+    _, updates = run((params, optimizer.init(params)), (stacked, losses))
+    return jax.device_get(updates)
+
+
+def rule_of(found, factory, num_steps):
+    """The rule of a checkpoint, by its header's options."""
+    theta = jax.tree.map(lambda x: torch.from_numpy(np.array(x)), found.theta)
+    return factory(theta, num_steps=num_steps, **found.header.options)
+
+
+def torch_updates(rule, params, grads, losses, specs=None, convert=to_torch):
+    """Updates of every step, and the last state."""
+    p = [convert(x) for x in params.values()]
+    specs = specs or [spec_of_shape(tuple(x.shape), 0) for x in p]
+    updates = []
+    with torch.no_grad():
+        state = rule.init(p, specs)
+        for g, loss in zip(grads, losses, strict=True):
+            g = [convert(x) for x in g.values()]
+            u = rule.update(g, state, p, torch.tensor(loss))
+            assert all(x.dtype == torch.float32 for x in u)
+            p = [a + b for a, b in zip(p, u, strict=True)]
+            updates.append(u)
+    return updates, state
+
+
+def worst(ours, theirs, names=tuple(SHAPES)):
+    """The largest difference of updates, over the largest of the tensor's entries."""
+    errors = {}
+    for t, updates in enumerate(ours):
+        for name, u in zip(names, updates, strict=True):
+            expected = np.asarray(theirs[name][t])
+            error = np.abs(from_torch(u) - expected).max(initial=0.0)
+            largest = np.abs(expected).max(initial=1e-30)
+            assert np.isfinite(error)
+            errors[name] = max(errors.get(name, 0.0), error / largest)
+    return errors
+
+
+def compare(factory, num_steps, seed=0, names=tuple(SHAPES), **options):
+    """The worst error over all steps of each tensor that is named."""
+    found = made(factory.__name__, **options)
+    shapes = {name: SHAPES[name] for name in names}
+    params, grads, losses = drawn(num_steps, shapes, seed)
+    specs = infer_specs(jax.tree.map(jnp.asarray, params))
+    theirs = jax_updates(found, params, grads, losses, num_steps, specs)
+    rule = rule_of(found, factory, num_steps)
+    ours, _ = torch_updates(rule, params, grads, losses)
+    return worst(ours, theirs, names)
