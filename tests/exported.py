@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from trees import perturbed_theta
 
 from lopt.checkpoint import Checkpoint
 from lopt.files.fileformat import Header
@@ -18,13 +19,7 @@ CARD = {"suite": "digits", "outer_steps": 3, "seed": 0}
 def made(name, path="memory", **options):
     """A checkpoint of a released optimizer with a theta that is nowhere zero."""
     lopt = OPTIMIZERS[name](**options)
-    theta = lopt.init(jax.random.key(0))
-    leaves, treedef = jax.tree.flatten(theta)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noise = [
-        0.1 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)
-    ]
-    theta = jax.tree.map(jnp.add, theta, jax.tree.unflatten(treedef, noise))
+    theta = perturbed_theta(lopt, jax.random.key(2))
     header = Header(
         optimizer=name, options=resolved(OPTIMIZERS[name], options), card=CARD
     )
@@ -55,7 +50,7 @@ def train(optimizer, num_steps, params=PARAMS):
         updates, state = optimizer.update(grads, state, params, value=value)
         return optax.apply_updates(params, updates), state
 
-    state = optimizer.init(params)
+    state = jax.jit(optimizer.init)(params)
     for _ in range(num_steps):
         params, state = step(params, state)
     return params, len(traces)

@@ -1,6 +1,7 @@
 """One rate suits every width: the coordinate check, at two widths, of every family."""
 
 import inspect
+from functools import partial
 
 import coordinate_check
 import jax
@@ -148,22 +149,28 @@ def test_a_case_is_the_base_that_it_names(key, case):
     ]
     cases = coordinate_check.CASES
     theta = coordinate_check.theta_of(case, cases, key)
-    optimizer = coordinate_check.mixture(cases).opt_fn(theta, num_steps=9)
-    state = optimizer.init(params)
-    for grad in grads:
-        updates, state = optimizer.update(grad, state, params, value=1.0)
-    update = np.asarray(updates["w"])
+
+    @jax.jit
+    def updated(theta, grads):
+        optimizer = coordinate_check.mixture(cases).opt_fn(theta, num_steps=9)
+        state = optimizer.init(params)
+        for grad in grads:
+            updates, state = optimizer.update(grad, state, params, value=1.0)
+        return updates["w"]
+
+    update = np.asarray(updated(theta, grads))
     for name, base in BASES.items():
-        direction = second_direction(base(), grads)
+        direction = second_direction(base, grads)
         cosine = np.sum(-update * direction)
         cosine /= np.linalg.norm(update) * np.linalg.norm(direction)
         assert (cosine > 0.9999) == (name == case), (name, cosine)
 
 
-def second_direction(base, grads):
+@partial(jax.jit, static_argnums=0)
+def second_direction(make_base, grads):
     """Of a base, from the prior's blend of the gradient and its momenta."""
     prior = inspect.signature(layerwise).parameters
-    pack = packing(mup.infer_specs(grads[0]))
+    base, pack = make_base(), packing(mup.infer_specs(grads[0]))
     shares = jnp.asarray([prior["prior_blend"].default])
     decays = jnp.asarray(prior["momenta"].default)
     momenta = mixing.start_momenta(pack.pack(grads[0]), len(decays))
@@ -173,4 +180,4 @@ def second_direction(base, grads):
         momenta, unbiased = mixing.update_momenta(decays, g, momenta, jnp.asarray(step))
         u = mixing.blend(pack, shares, g, unbiased)
         direction, state = base.direction(u, g, state, jnp.asarray(step), pack)
-    return np.asarray(direction[0][0])
+    return direction[0][0]

@@ -22,12 +22,16 @@ def optimizer_of(name, **options):
 
 def updated(optimizer, num=6):
     """Updates after some steps that all take alike, and the states on the way."""
-    state = optimizer.init(PARAMS)
-    states, params = [state], PARAMS
+
+    @jax.jit
+    def update(state, shift):
+        params = jax.tree.map(lambda p: p + shift, PARAMS)
+        value, grads = jax.value_and_grad(loss_fn)(params)
+        return optimizer.update(grads, state, params, value=value)
+
+    states = [jax.jit(optimizer.init)(PARAMS)]
     for i in range(num):
-        scaled = jax.tree.map(lambda p, i=i: p + 0.1 * i, params)
-        value, grads = jax.value_and_grad(loss_fn)(scaled)
-        updates, state = optimizer.update(grads, state, scaled, value=value)
+        updates, state = update(states[-1], 0.1 * i)
         states.append(state)
     return jax.tree.leaves(updates), states
 
