@@ -74,13 +74,13 @@ def small(monkeypatch):
 
 
 def test_one_curve_in_both_frameworks(small, tmp_path):
-    """Relative 1e-4 in 8 steps: rounding differs, and training amplifies it."""
+    """Relative 1e-5 in 8 steps: rounding differs, and training amplifies it."""
     both = [example(f"language_model_{name}") for name in ("torch", "jax")]
     in_torch, in_jax = [importlib.reload(module) for module in both]
     start = tmp_path / "start.safetensors"
     small.save_start(start)
     losses = in_torch.main(8, start)
-    np.testing.assert_allclose(in_jax.main(8, start), losses, rtol=1e-4)
+    np.testing.assert_allclose(in_jax.main(8, start), losses, rtol=1e-5)
     assert losses[-1] < 0.97 * losses[0]
 
 

@@ -46,6 +46,8 @@ def test_losses_add_up_as_gradients_do(made):
         plain.step(loss=loss)
         plain.zero_grad()
         torch.testing.assert_close(total, loss)
+        expected = plain.state["shared"]["log_loss"]
+        torch.testing.assert_close(optimizer.state["shared"]["log_loss"], expected)
     torch.testing.assert_close(model.weight, other.weight)
 
 
@@ -60,7 +62,8 @@ def test_it_does_what_it_did(made):
 def test_a_dict_has_the_loss(made):
     model, optimizer = made
     step = trained(model, 4)
-    optimizer.reading(lambda: {"loss": step(1.0), "accuracy": 1.0})()
+    result = optimizer.reading(lambda: {"loss": step(1.0), "accuracy": 1.0})()
+    assert result["accuracy"] == 1.0
     expected = model(torch.ones(4, 3)).square().mean().item()
     optimizer.step()
     assert seen(optimizer) == pytest.approx(expected, rel=1e-5)
