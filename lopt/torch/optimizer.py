@@ -174,6 +174,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             result = function(*args, **kwargs)
             loss = result["loss"] if isinstance(result, Mapping) else result
             value = gradients.loss_tensor(loss, params[0].device, needed=True)
+            assert value is not None  # it was needed
             self._read = value if self._read is None else self._read + value
             return result
 
