@@ -38,7 +38,8 @@ def loss_tensor(
         if needed:
             raise TypeError(
                 "this optimizer reads the loss: call `step(loss=loss)`, or "
-                "`step(closure)` with a closure that returns it"
+                "`step(closure)` with a closure that returns it; where a trainer calls "
+                "it: `trainer.training_step = optimizer.reading(trainer.training_step)`"
             )
         return None
     value = torch.as_tensor(loss).detach()

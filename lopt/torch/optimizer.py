@@ -9,7 +9,8 @@ Everything is checked before anything changes: an exception leaves parameters an
 they were.
 """
 
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ _OWN = (
     "_given",
     "_known",
     "_specs",
+    "_read",
 )
 """Attributes that torch does not know and copies must have, too."""
 
@@ -81,6 +83,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self._theta, self._header = read(path_or_name, RULES)
         self._num_steps = num_steps
         self._check_finite = check_finite
+        self._read: Tensor | None = None
         self._rules: dict[torch.device, Rule] = {}
         self._rule(torch.device("cpu"))  # complains now of what it lacks
         self._given = specs
@@ -120,7 +123,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         Args:
           closure: computes gradients anew and returns the loss.
           loss: of this step, unscaled; its mean over all processes is taken where
-            `torch.distributed` runs.
+            `torch.distributed` runs. Where neither is given: see `reading`.
 
         Raises:
           TypeError: the optimizer reads the loss, and there is none; a sparse gradient.
@@ -130,6 +133,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        read, self._read = self._read, None
+        loss = read if loss is None else loss
         named = [(n, p) for n, p in self._named() if p.grad is not None]
         if not named:
             return loss
@@ -147,6 +152,33 @@ class LearnedOptimizer(torch.optim.Optimizer):
             updates = rule.update(grads, state, [p.float() for p in params], value)
             self._apply(dict(zip(params, updates, strict=True)))
         return loss
+
+    def reading(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, whose results are the loss of steps that are given none.
+
+            trainer.training_step = optimizer.reading(trainer.training_step)
+
+        For trainers that call `step()` by themselves, such as Hugging Face's. Until the
+        next step results add up, as gradients do, and start anew where there are none.
+
+        Args:
+          function: computes gradients; returns the loss that they are of, or a dict that
+            has it as "loss".
+        """
+
+        @functools.wraps(function)
+        def read(*args: Any, **kwargs: Any) -> Any:
+            params = [p for _, p in self._named()]
+            if all(p.grad is None for p in params):
+                self._read = None  # of a step that was left out
+            result = function(*args, **kwargs)
+            loss = result["loss"] if isinstance(result, Mapping) else result
+            value = gradients.loss_tensor(loss, params[0].device, needed=True)
+            assert value is not None  # it was needed
+            self._read = value if self._read is None else self._read + value
+            return result
+
+        return read
 
     def state_dict(self) -> dict[str, Any]:
         """As of any optimizer, and which learned optimizer it is of."""
