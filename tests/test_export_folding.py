@@ -152,10 +152,10 @@ def test_names_of_the_package_are_found_wherever_they_come_from():
     )
     assert {
         "lopt.mup:infer_specs",
-        "lopt.base:ParamSpec",
+        "lopt.specs:ParamSpec",
         "lopt.optimizers.inputs:EPS",
     } < (defined(source))
     program = linked(source)
     order = [name for d in program.definitions for name in d.names]
-    assert order.index("lopt.base:ParamSpec") < order.index("lopt.mup:infer_specs")
+    assert order.index("lopt.specs:ParamSpec") < order.index("lopt.mup:infer_specs")
     assert "import jax" in program.imports

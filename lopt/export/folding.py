@@ -60,6 +60,11 @@ def _text(program: Program) -> str:
 
 def _unused(program: Program, root: str) -> None:
     """Leaves out variables, functions and known parameters that are not read."""
+    for definition in program.definitions:
+        if isinstance(definition.node, ast.ClassDef):
+            for method in definition.node.body:
+                if isinstance(method, ast.FunctionDef):
+                    _Unused(read_in(method)).visit(method)
     for name, node in functions(program).items():
         if name != root:
             _Unused(read_in(node)).visit(node)

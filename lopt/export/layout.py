@@ -116,8 +116,8 @@ def _without_parentheses(line: str) -> str:
                 line = shorter
                 break
         start = line.find("(", start + 1)
-    can_be_broken = len(line) <= WIDTH or any(bracket in line for bracket in "([{")
-    return line if can_be_broken else whole
+    is_narrow = all(len(part) <= WIDTH for part in filled(line.rstrip()).splitlines())
+    return line if is_narrow else whole
 
 
 def _tree(line: str) -> str | None:
@@ -153,8 +153,10 @@ def _beside(text: str) -> str:
         fit = [x for x in starts if len(x) <= room and x.count("[") == x.count("]")]
         if fit and len(fit[0]) > 9:
             return f"{code}  # {fit[0]}\n"
-        short = textwrap.shorten(found[2], max(room, 0), placeholder=" …")
-        return f"{code}  # {short}\n" if len(short) > 9 else f"{code}\n"
+        if room < 10:
+            return f"{code}\n"
+        short = textwrap.shorten(found[2], room, placeholder=" …")
+        return f"{code}  # {short}\n"
 
     return re.sub(r"^(.*:)\n *\"\"\"(.*)\"\"\"\n", beside, text, flags=re.M)
 

@@ -10,7 +10,7 @@ import ast
 import base64
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +26,6 @@ from lopt.files import fileformat
 from lopt.optimizers import OPTIMIZERS
 from lopt.options import typed_options
 
-FRAMEWORKS = ("optax", "torch")
-
 
 class _Form(NamedTuple):
     """What a file in one of the frameworks has.
@@ -35,7 +33,7 @@ class _Form(NamedTuple):
     Attributes:
       use: how it is used, in its docstring.
       needs: packages.
-      array: a function that makes an array of what is written.
+      array: what makes an array of what is written, and `imports` for that.
       load: the function that is called from outside, and what else is not in lopt.
       instead: names of lopt that `load` defines anew.
     """
@@ -43,6 +41,7 @@ class _Form(NamedTuple):
     use: str
     needs: str
     array: str
+    imports: tuple[str, ...]
     load: str
     instead: tuple[str, ...] = ()
 
@@ -56,11 +55,10 @@ _OPTAX = _Form(
     params = optax.apply_updates(params, updates)
 """,
     array='return np.frombuffer(base64.b64decode(text), "<f4").reshape(shape)',
+    imports=("base64", "numpy as np"),
     load='''\
-import base64
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from {module} import {name}
 
@@ -83,8 +81,8 @@ _TORCH = _Form(
     array="""\
 data = bytearray(base64.b64decode(text))
     return torch.frombuffer(data, dtype=torch.float32).reshape(shape)""",
+    imports=("base64",),
     load='''\
-import base64
 from typing import Any, NamedTuple
 
 import torch
@@ -124,8 +122,10 @@ def load(params, *, num_steps=None, **options):
     ),
 )
 
+_FORMS = {"optax": _OPTAX, "torch": _TORCH}
+
 _HEAD = '''\
-"""A learned optimizer, `{name}` of lopt, in one file: needs {needs}, not lopt.
+"""`{name}`, a learned optimizer of lopt, in one file: needs {needs}, not lopt.
 
 {use}
 {about}
@@ -151,7 +151,7 @@ def source(checkpoint: Checkpoint, framework: str = "optax") -> str:
 
     Args:
       checkpoint: the optimizer.
-      framework: one of `FRAMEWORKS`.
+      framework: "optax" or "torch".
 
     Raises:
       ConfigError: the optimizer is not one of lopt's own architectures.
@@ -163,11 +163,10 @@ def source(checkpoint: Checkpoint, framework: str = "optax") -> str:
             f"`{header.optimizer}`",
             hint="the file that defines it is Python already",
         )
-    factory, form = OPTIMIZERS[header.optimizer], _OPTAX
+    factory, form = OPTIMIZERS[header.optimizer], _FORMS[framework]
     name, module = factory.__name__, factory.__module__
     if framework == "torch":
-        form, rules = _TORCH, sources.module("lopt.torch.rules").imported
-        module, _ = rules[name]
+        module, _ = sources.module("lopt.torch.rules").imported[name]
     typed = typed_options(factory, header.options, where="optimizer")
     given = ", ".join(f"{key}={value!r}" for key, value in typed.items())
     load = form.load.format(module=module, name=name, options=given)
@@ -176,7 +175,7 @@ def source(checkpoint: Checkpoint, framework: str = "optax") -> str:
     about = sources.module(factory.__module__).doc.partition("\n\n")[0]
     parts = [
         _HEAD.format(name=name, about=about, needs=form.needs, use=form.use),
-        _imports(program),
+        _imports(program, form.imports),
         f"def _array(shape, text):\n    {form.array}\n",
         f"HEADER = {_text(fileformat.content(header))}",
         f"WEIGHTS = {_weights(jax.device_get(checkpoint.theta))}",
@@ -212,10 +211,10 @@ def _weights(tree: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "}"])
 
 
-def _imports(program: Program) -> str:
-    """What the code reads of other packages."""
+def _imports(program: Program, given: Iterable[str]) -> str:
+    """What the code reads of other packages, and what is given."""
     read = {name for d in program.definitions for name in read_in(d.node)}
-    plain, names = {"base64", "numpy as np"}, {}
+    plain, names = {*given}, {}
     for node in program.imports.values():
         alias = node.names[0]
         if (alias.asname or alias.name).partition(".")[0] not in read:
