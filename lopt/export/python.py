@@ -125,7 +125,7 @@ def load(params, *, num_steps=None, **options):
 _FORMS = {"optax": _OPTAX, "torch": _TORCH}
 
 _HEAD = '''\
-"""`{name}`, a learned optimizer of lopt, in one file: needs {needs}, not lopt.
+"""The learned optimizer `{name}`, in one file: needs {needs}, not lopt.
 
 {use}
 {about}
