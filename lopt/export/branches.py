@@ -16,6 +16,7 @@ from lopt.export.constants import (
     without_doc,
 )
 from lopt.export.linking import Program
+from lopt.export.sources import scope_of
 
 
 def branches(program: Program) -> None:
@@ -88,11 +89,19 @@ def _without_alias(body: list[ast.stmt]) -> list[ast.stmt]:
     """A body that returns at its end what it would name first, or names a name."""
     match body[-2:]:
         case [ast.Assign(targets=[ast.Name(id=name)], value=value), ast.Return() as end]:
-            whole = isinstance(end.value, ast.Name) and end.value.id == name
             elsewhere = any(name in read_in(x) for x in [*body[:-2], value])
-            if not elsewhere and (whole or isinstance(value, ast.Name)):
+            is_name = isinstance(value, ast.Name)
+            if not elsewhere and (is_name or _reads_first(end, name)):
                 return [*body[:-2], Replaced({name: value}).visit(end)]
     return body
+
+
+def _reads_first(end: ast.Return, name: str) -> bool:
+    """Whether nothing is computed before the name is read, once, and not in a loop."""
+    parts = list(ast.walk(end))
+    num_reads = sum(isinstance(x, ast.Name) and x.id == name for x in parts)
+    num_calls = sum(isinstance(x, ast.Call) for x in parts)
+    return num_reads == 1 and num_calls < 2 and not any(map(scope_of, parts))
 
 
 def tables(program: Program) -> None:

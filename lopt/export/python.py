@@ -102,12 +102,12 @@ def read(path_or_name, known):
     return WEIGHTS, Header({name!r}, {{}})
 
 
-def rule(theta, *, num_steps):
+def built(name, theta, options, num_steps):
     """The rule with the options of `HEADER`."""
     return {name}(theta, num_steps=num_steps, {options})
 
 
-RULES = {{{name!r}: rule}}
+RULES = {{{name!r}: lambda theta, *, num_steps: built("", theta, {{}}, num_steps)}}
 SHARDED = frozenset()
 
 
@@ -117,6 +117,7 @@ def load(params, *, num_steps=None, **options):
 ''',
     instead=(
         "lopt.torch.theta:read",
+        "lopt.torch.rules:built",
         "lopt.torch.rules:RULES",
         "lopt.torch.rules:SHARDED",
     ),
