@@ -101,7 +101,8 @@ def _reads_first(end: ast.Return, name: str) -> bool:
     parts = list(ast.walk(end))
     num_reads = sum(isinstance(x, ast.Name) and x.id == name for x in parts)
     num_calls = sum(isinstance(x, ast.Call) for x in parts)
-    return num_reads == 1 and num_calls < 2 and not any(map(scope_of, parts))
+    has_loop = any(scope_of(x) is not None for x in parts)
+    return num_reads == 1 and num_calls < 2 and not has_loop
 
 
 def tables(program: Program) -> None:
