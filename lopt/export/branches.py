@@ -97,12 +97,12 @@ def _without_alias(body: list[ast.stmt]) -> list[ast.stmt]:
 
 
 def _reads_first(end: ast.Return, name: str) -> bool:
-    """Whether nothing is computed before the name is read, once, and not in a loop."""
+    """Whether nothing is called before the name is read, once, and not in a loop."""
     parts = list(ast.walk(end))
     num_reads = sum(isinstance(x, ast.Name) and x.id == name for x in parts)
-    num_calls = sum(isinstance(x, ast.Call) for x in parts)
-    has_loop = any(scope_of(x) is not None for x in parts)
-    return num_reads == 1 and num_calls < 2 and not has_loop
+    calls = [x for x in parts if isinstance(x, ast.Call)]
+    is_first = not calls or (len(calls) == 1 and name in read_in(calls[0]))
+    return num_reads == 1 and is_first and all(scope_of(x) is None for x in parts)
 
 
 def tables(program: Program) -> None:
