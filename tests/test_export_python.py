@@ -174,6 +174,8 @@ LONG = (
     "eeeeeeeeeeeeeeee(ffffffffffff + 1)), hhhhhhhhhhhhhhhhhhh[iiiiiiii, 2:jjjjjjjjjjjj]",
     "    if aaaaaaaaaaaaaaaaaaaaaaaaaa(bbbbbbbbbbbbbbbbb - ccccccccccccccccccccccc, "
     "'a, (string ,[', f'{dddddddddd} eeeeeeeeeee {ffffffff + 1} '):",
+    "    assert aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa(bbbbbbbbbbb, ccccccccccccc) == "
+    "dddddddddddddddddd(eeeeeeeee, ffffffffffffff)",
     "    return aaaaaaaaaaaaaaaaaaaaaaaaaa + f(b)",
 )
 
@@ -215,6 +217,8 @@ def test_the_released_layerwise_is_small(released):
     assert len(text.encode()) <= 100_000
     assert len(text.splitlines()) <= 434
     assert len(text.splitlines()) - data_lines(text) <= 400
+    assert "def orthogonalize(matrices):  # The semi-orthogonal matrix next to " in text
+    assert "next to each matrix, singular" not in text  # it would not fit
     for absent in ("shampoo", "ConfigError", "bfloat16", "import lopt", "from lopt"):
         assert absent not in text.partition('"""\n\n')[2], absent
 
