@@ -176,6 +176,10 @@ LONG = (
     "'a, (string ,[', f'{dddddddddd} eeeeeeeeeee {ffffffff + 1} '):",
     "    assert aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa(bbbbbbbbbbb, ccccccccccccc) == "
     "dddddddddddddddddd(eeeeeeeee, ffffffffffffff)",
+    "    return aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa if bbbbbbbbbbbbbbbbbbbbbb() else "
+    "ccccccccccccccccccccccccccccccccc",
+    "    aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, b = ccccccccccccccccccccccccccccccc, "
+    "dddddddddddddddddddddd",
     "    return aaaaaaaaaaaaaaaaaaaaaaaaaa + f(b)",
 )
 

@@ -98,6 +98,7 @@ class _Unused(ast.NodeTransformer):
 
     def _kept(self, node: ast.stmt, given: list[ast.expr]) -> ast.stmt | None:
         targets = bound_names(given)
+        given = [x for t in given for x in getattr(t, "elts", [t])]
         is_plain = all(isinstance(t, ast.Name) for t in given)
         return None if is_plain and not targets & self.read else node
 

@@ -106,7 +106,6 @@ def _without_parentheses(line: str) -> str:
     wanted = _tree(line)
     if wanted is None:
         return line
-    whole = line
     start = line.find("(")
     while start >= 0:
         ends = [i for i, c in enumerate(line) if c == ")" and i > start]
@@ -116,8 +115,7 @@ def _without_parentheses(line: str) -> str:
                 line = shorter
                 break
         start = line.find("(", start + 1)
-    is_narrow = all(len(part) <= WIDTH for part in filled(line.rstrip()).splitlines())
-    return line if is_narrow else whole
+    return line
 
 
 def _tree(line: str) -> str | None:
@@ -164,8 +162,16 @@ def _beside(text: str) -> str:
 def filled(line: str) -> str:
     """A line of code as lines of at most `WIDTH`, broken where the fewest brackets are.
 
-    What cannot be broken, a string, stays as long as it is.
+    What has none gets some; what cannot be broken, a string, stays as long as it is.
     """
+    plain = _broken(line)
+    parts = re.match(r"( *(?:return|if|elif|while|[\w., ]+ =) )(.*?)(:?)$", line)
+    if max(map(len, plain.splitlines()), default=0) <= WIDTH or not parts:
+        return plain
+    return _broken(f"{parts[1]}({parts[2]}){parts[3]}")
+
+
+def _broken(line: str) -> str:
     body = line.strip()
     indent = margin = len(line) - len(line.lstrip())
     lines, start, places = [], 0, _places(body) if len(line) > WIDTH else []
