@@ -68,6 +68,12 @@ PARTS = {
         "def load(x):\n    return f(x, 3)\n",
         "check",
     ),
+    "a sum that no one reads": (
+        "def f(x):\n    spare = [x]\n    for i in range(x):\n        spare += [i]\n"
+        "    return x\n"
+        "def load(x):\n    return f(x + 1) + f(x)\n",
+        "spare",
+    ),
     "an unused function inside": (
         "def f(x):\n    def init(key):\n        return key\n"
         "    def step(x):\n        return x + 1\n    unused = 3\n    return step(x)\n"
@@ -120,6 +126,15 @@ KEPT = {
         "    base = Base(get)\n    return base\n"
         "def load(x):\n    made = make(x)\n    return made.get()[1]\n"
     ),
+    "what is computed before something else": (
+        "def load(x):\n    items = iter([x, 1])\n    first = next(items)\n"
+        "    return next(items) - first\n"
+    ),
+    "a table that is looked up by what is given": (
+        "def one(x):\n    return x\n"
+        "TABLE = {'one': one, 'two': one}\n"
+        "def load(x):\n    return [TABLE[k](x) for k in ('one', 'two')]\n"
+    ),
     "arguments that are computed once": (
         "def f(x):\n    return x + x\n"
         "def load(x):\n    items = iter([x, 1, 2])\n    return f(next(items))\n"
@@ -145,6 +160,29 @@ def test_of_a_class_what_no_one_asks_for_is_left_out():
     assert "spare" not in text_of(source)
 
 
+def test_what_theta_lacks_is_known():
+    source = (
+        "def g(x):\n    return [x]\n"
+        "def f(theta):\n    return theta['a'] + (g(1) if 'b' in theta else 0)\n"
+        "def load(x):\n    return f({'a': x})\n"
+    )
+    for names, is_there in ((("a",), False), (("a", "b"), True)):
+        found = folded(linked(source), ":load", names).definitions
+        text = " ".join(ast.unparse(d.node) for d in found)
+        assert ("[1]" in text) == is_there
+
+
+def test_of_a_class_outside_the_package_what_its_base_may_call_stays():
+    source = (
+        "import collections\n"
+        "class A(collections.UserDict):\n    def get(self):\n        return 1\n"
+        "    def _spare(self):\n        return 2\n"
+        "def load(x):\n    return A\n"
+    )
+    text = text_of(source)
+    assert "def get" in text and "_spare" not in text
+
+
 def test_names_of_the_package_are_found_wherever_they_come_from():
     source = (
         "from lopt import mup\nfrom lopt.optimizers import mixing\n"
@@ -152,10 +190,10 @@ def test_names_of_the_package_are_found_wherever_they_come_from():
     )
     assert {
         "lopt.mup:infer_specs",
-        "lopt.base:ParamSpec",
+        "lopt.specs:ParamSpec",
         "lopt.optimizers.inputs:EPS",
     } < (defined(source))
     program = linked(source)
     order = [name for d in program.definitions for name in d.names]
-    assert order.index("lopt.base:ParamSpec") < order.index("lopt.mup:infer_specs")
+    assert order.index("lopt.specs:ParamSpec") < order.index("lopt.mup:infer_specs")
     assert "import jax" in program.imports

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from exported import PARAMS, made
 from lopt.checkpoint import Checkpoint, load, read, save_file
 from lopt.cli import run
 from lopt.errors import CheckpointError, ConfigError
-from lopt.export import python
+from lopt.export import layout, python
 from lopt.mup import param_specs
 from lopt.optimizers import OPTIMIZERS
 
@@ -114,9 +115,13 @@ def run_alone(folder, labels):
     np.savez(folder / "params.npz", **FLAT)
     for label in labels:
         (folder / f"{label}.py").write_text(python.source(variant(label)))
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     command = [sys.executable, "-c", ALONE, str(folder)]
-    subprocess.run(command, check=True, cwd=folder, env=environment)
+    subprocess.run(command, check=True, cwd=folder, env=environment())
+
+
+def environment():
+    """That of a process that finds no lopt by its path."""
+    return {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
 
 
 def check_alone(folder, label):
@@ -128,10 +133,13 @@ def check_alone(folder, label):
 
 
 def check_ruff(folder):
-    """Formatted at 90 columns; no unused imports, no undefined names."""
+    """At most 90 columns but for strings; no unused imports, no undefined names."""
+    for file in folder.glob("*.py"):
+        for line in file.read_text().splitlines():
+            assert len(line) <= 90 or re.search(r"""f?(['"]).{50,}\1""", line), line
     ruff = shutil.which("ruff") or pytest.skip("ruff is not installed")
-    for command in (["format", "--check", "--line-length=90"], ["check", "--select=F"]):
-        subprocess.run([ruff, *command, "--isolated", "-q", str(folder)], check=True)
+    command = [ruff, "check", "--select=F", "--ignore=F841", "--isolated", "-q", folder]
+    subprocess.run(command, check=True)
 
 
 QUICK = ("by role", "learnable_sgdm", "all bases")
@@ -149,7 +157,7 @@ def test_the_same_updates_without_lopt(alone, label):
     check_alone(alone, label)
 
 
-def test_files_are_formatted_and_have_no_loose_ends(alone):
+def test_files_are_narrow_and_have_no_loose_ends(alone):
     check_ruff(alone)
 
 
@@ -161,19 +169,46 @@ def test_the_same_updates_without_lopt_of_all(tmp_path, label):
     check_ruff(tmp_path)
 
 
-def code_lines(text):
-    """Lines of code: no blank ones, comments, docstrings, or data."""
-    tree = ast.parse(text)
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.stmt | ast.expr | ast.arg | ast.keyword):
-            found |= {node.lineno, node.end_lineno}
-    for node in ast.walk(tree):
-        is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        names = getattr(node, "targets", None) or [ast.Constant("")]
-        if is_text or getattr(names[0], "id", "") in ("HEADER", "WEIGHTS"):
-            found -= set(range(node.lineno, node.end_lineno + 1))
-    return len(found)
+LONG = (
+    "    x, (y, *z) = f(g(aaaaaaaaaaaaaaaaaaaa, b=[c for c in ddddddddddddddddd if c]), "
+    "eeeeeeeeeeeeeeee(ffffffffffff + 1)), hhhhhhhhhhhhhhhhhhh[iiiiiiii, 2:jjjjjjjjjjjj]",
+    "    if aaaaaaaaaaaaaaaaaaaaaaaaaa(bbbbbbbbbbbbbbbbb - ccccccccccccccccccccccc, "
+    "'a, (string ,[', f'{dddddddddd} eeeeeeeeeee {ffffffff + 1} '):",
+    "    assert aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa(bbbbbbbbbbb, ccccccccccccc) == "
+    "dddddddddddddddddd(eeeeeeeee, ffffffffffffff)",
+    "    return aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa if bbbbbbbbbbbbbbbbbbbbbb() else "
+    "ccccccccccccccccccccccccccccccccc",
+    "    aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, b = ccccccccccccccccccccccccccccccc, "
+    "dddddddddddddddddddddd",
+    "    return aaaaaaaaaaaaaaaaaaaaaaaaaa + f(b)",
+)
+
+
+@pytest.mark.parametrize("line", LONG)
+def test_long_lines_are_broken_where_they_may_be(line):
+    text = layout.filled(line)
+    assert max(map(len, text.splitlines())) <= 90
+    ends = "\n        pass" if line.endswith(":") else ""
+    trees = [ast.dump(ast.parse(f"def f():\n{x}{ends}")) for x in (line, text)]
+    assert trees[0] == trees[1] and (len(line) > 90) == ("\n" in text)
+
+
+def test_docstrings_are_comments_as_far_as_they_fit():
+    checkpoint = made("learnable_sgd")
+    text = python.source(checkpoint)
+    assert "def load(*, num_steps=None, specs=None):  # The optimizer" in text
+    assert text.count('"""') == 2 + 2 * len(jax.tree.leaves(checkpoint.theta))
+
+
+def data_lines(text):
+    """Lines of `HEADER` and `WEIGHTS`, which no one reads."""
+    data = [
+        node
+        for node in ast.parse(text).body
+        if getattr(getattr(node, "targets", [None])[0], "id", "") in ("HEADER", "WEIGHTS")
+    ]
+    assert len(data) == 2
+    return sum(node.end_lineno - node.lineno + 1 for node in data)
 
 
 @pytest.fixture(scope="module")
@@ -184,8 +219,10 @@ def released():
 def test_the_released_layerwise_is_small(released):
     text = released
     assert len(text.encode()) <= 100_000
-    assert code_lines(text) <= 445
-    assert len(text.splitlines()) <= 756
+    assert len(text.splitlines()) <= 434
+    assert len(text.splitlines()) - data_lines(text) <= 400
+    assert "def orthogonalize(matrices):  # The semi-orthogonal matrix next to " in text
+    assert "next to each matrix, singular" not in text  # it would not fit
     for absent in ("shampoo", "ConfigError", "bfloat16", "import lopt", "from lopt"):
         assert absent not in text.partition('"""\n\n')[2], absent
 
@@ -218,14 +255,6 @@ def test_specs_are_heeded(released, tmp_path):
     got = first_update(names["load"](num_steps=9, specs=own))
     jax.tree.map(np.testing.assert_array_equal, got, first_update(ours))
     assert np.abs(got["v"] - plain["v"]).max() > 1e-4
-
-
-def test_without_ruff_it_is_the_same_program(monkeypatch, tmp_path):
-    checkpoint = made("learnable_adam")
-    formatted = python.source(checkpoint)
-    monkeypatch.setattr(python.shutil, "which", lambda *args, **options: None)
-    plain = python.source(checkpoint)
-    assert ast.dump(ast.parse(plain)) == ast.dump(ast.parse(formatted))
 
 
 def test_only_lopts_own_architectures(tmp_path):

@@ -17,12 +17,14 @@ EXAMPLES = (
     "lopt export runs/digits/checkpoints/100 -o early.safetensors --force",
     "lopt export layerwise --format folder -o my-optimizer",
     "lopt export layerwise --format python -o my_optimizer.py",
+    "lopt export layerwise --format python --framework torch -o my_optimizer.py",
     "lopt export layerwise --format schedule -o schedule.safetensors",
     "lopt export layerwise --format stablehlo --like params.safetensors "
     "--num-steps 1000 -o compiled",
 )
 
 _FORMATS = ("file", "folder", "python", "schedule", "stablehlo")
+_FRAMEWORKS = ("optax", "torch")
 
 _NAMED_STEPS = ("best", "last")
 
@@ -46,10 +48,17 @@ def command(
         typer.Option(
             "--format",
             metavar="|".join(_FORMATS),
-            help="One file; that file in a folder for the Hugging Face Hub; one that "
-            "needs jax and optax, not lopt; a frozen schedule; the compiled update.",
+            help="One file; that file in a folder for the Hugging Face Hub; one of "
+            "Python code that needs no lopt; a frozen schedule; the compiled update.",
         ),
     ] = "file",
+    framework: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(_FRAMEWORKS),
+            help="python: what the file needs in place of lopt.  [default: optax]",
+        ),
+    ] = None,
     step: Annotated[
         str | None,
         typer.Option(
@@ -73,7 +82,7 @@ def command(
     trust: Trust = False,
 ) -> None:
     """Write a learned optimizer as one self-describing safetensors file."""
-    _check(kind, like, num_steps)
+    _check(kind, framework, like, num_steps)
     which = None if step is None else _step(step)
     from lopt.checkpoint import read
 
@@ -89,7 +98,9 @@ def command(
     elif kind == "python":
         from lopt.export import python
 
-        python.write(checkpoint, out, overwrite=force)
+        python.write(
+            checkpoint, out, framework=framework or _FRAMEWORKS[0], overwrite=force
+        )
     elif like is not None:
         from lopt.export import stablehlo
 
@@ -114,12 +125,15 @@ def command(
     console.hint(_hint(kind, out, trust=bool(checkpoint.header.file_hash)))
 
 
-def _check(kind: str, like: Path | None, num_steps: int | None) -> None:
+def _check(
+    kind: str, framework: str | None, like: Path | None, num_steps: int | None
+) -> None:
     """Raises `BrokenRule` for an unknown format and for options of other formats."""
-    if kind not in _FORMATS:
-        names = [f"`{name}`" for name in _FORMATS]
-        rule = f"be {', '.join(names[:-1])} or {names[-1]}"
-        raise BrokenRule("--format", rule, kind, hint=_near(kind, _FORMATS))
+    _check_name("--format", kind, _FORMATS)
+    if framework is not None:
+        _check_name("--framework", framework, _FRAMEWORKS)
+        if kind != "python":
+            raise BrokenRule("--framework", "go with `--format python` alone", kind)
     if kind == "stablehlo" and like is None:
         rule = "be given with `--format stablehlo`"
         hint = "a safetensors file with the names and shapes of the parameters"
@@ -129,6 +143,13 @@ def _check(kind: str, like: Path | None, num_steps: int | None) -> None:
     if kind not in ("stablehlo", "schedule") and num_steps is not None:
         rule = "go with `--format stablehlo` or `schedule` alone"
         raise BrokenRule("--num-steps", rule, kind, hint="`lopt.load` takes it")
+
+
+def _check_name(option: str, given: str, known: Sequence[str]) -> None:
+    if given not in known:
+        names = [f"`{name}`" for name in known]
+        rule = f"be {', '.join(names[:-1])} or {names[-1]}"
+        raise BrokenRule(option, rule, given, hint=_near(given, known))
 
 
 def _hint(kind: str, out: Path, *, trust: bool) -> str:

@@ -1,35 +1,43 @@
 """Known branches and entries of tables in place of tests and look-ups."""
 
 import ast
-import copy
-from collections.abc import Mapping
+from collections import Counter
 from typing import Any
 
 from lopt.export.constants import (
     Constants,
     Replaced,
     constants,
+    functions,
     is_known,
     known_in,
     read_in,
     value_of,
+    without_doc,
 )
 from lopt.export.linking import Program
+from lopt.export.sources import scope_of
 
 
 def branches(program: Program) -> None:
     """Takes known branches, and leaves out checks of what is known."""
     fixed = constants(program)
+    defined = functions(program).items()
+    empty = {name for name, node in defined if _is_empty(without_doc(node.body))}
     for definition in program.definitions:
         known = known_in(definition.node, fixed)
-        definition.node = _Branches(known).visit(definition.node)
+        definition.node = _Branches(known, empty).visit(definition.node)
+
+
+def _is_empty(body: list[ast.stmt]) -> bool:
+    return all(isinstance(statement, ast.Pass) for statement in body)
 
 
 class _Branches(ast.NodeTransformer):
     """Takes known branches, and leaves out what no one reaches or waits for."""
 
-    def __init__(self, known: Constants):
-        self.known = known
+    def __init__(self, known: Constants, empty: set[str]):
+        self.known, self.empty = known, empty
 
     def visit_If(self, node: ast.If) -> Any:
         self.generic_visit(node)
@@ -64,7 +72,8 @@ class _Branches(ast.NodeTransformer):
         call = node.value
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
             given = [*call.args, *(keyword.value for keyword in call.keywords)]
-            if ":" in call.func.id and all(is_known(x, self.known) for x in given):
+            is_check = all(is_known(x, self.known) for x in given)
+            if call.func.id in self.empty or (is_check and ":" in call.func.id):
                 return None
         return node
 
@@ -80,63 +89,34 @@ def _without_alias(body: list[ast.stmt]) -> list[ast.stmt]:
     """A body that returns at its end what it would name first, or names a name."""
     match body[-2:]:
         case [ast.Assign(targets=[ast.Name(id=name)], value=value), ast.Return() as end]:
-            whole = isinstance(end.value, ast.Name) and end.value.id == name
             elsewhere = any(name in read_in(x) for x in [*body[:-2], value])
-            if not elsewhere and (whole or isinstance(value, ast.Name)):
+            is_name = isinstance(value, ast.Name)
+            if not elsewhere and (is_name or _reads_first(end, name)):
                 return [*body[:-2], Replaced({name: value}).visit(end)]
     return body
 
 
+def _reads_first(end: ast.Return, name: str) -> bool:
+    """Whether nothing is called before the name is read, once, and not in a loop."""
+    parts = list(ast.walk(end))
+    num_reads = sum(isinstance(x, ast.Name) and x.id == name for x in parts)
+    calls = [x for x in parts if isinstance(x, ast.Call)]
+    is_first = not calls or (len(calls) == 1 and name in read_in(calls[0]))
+    return num_reads == 1 and is_first and all(scope_of(x) is None for x in parts)
+
+
 def tables(program: Program) -> None:
-    """Writes entries of global tables where they are looked up by what is known."""
-    tables = {
-        d.names[0]: d.node.value
-        for d in program.definitions
-        if isinstance(d.node, ast.Assign | ast.AnnAssign)
-        and isinstance(d.node.value, ast.Dict)
-    }
-    fixed = constants(program)
+    """Leaves out entries of tables of functions whose names no one writes elsewhere."""
+    parts = [part for d in program.definitions for part in ast.walk(d.node)]
+    written = Counter(repr(p.value) for p in parts if isinstance(p, ast.Constant))
     for definition in program.definitions:
-        known = known_in(definition.node, fixed)
-        definition.node = _Tables(known, tables).visit(definition.node)
+        match definition.node:
+            case ast.Assign(value=ast.Dict(keys=keys, values=values) as table):
+                if all(isinstance(value, ast.Name) for value in values):
+                    pairs = zip(keys, values, strict=True)
+                    kept = [p for p in pairs if written[repr(_text_of(p[0]))] > 1]
+                    table.keys, table.values = [k for k, _ in kept], [v for _, v in kept]
 
 
-class _Tables(ast.NodeTransformer):
-    """Entries in place of look-ups, also of `tuple(TABLE[x] … for x in known)`."""
-
-    def __init__(self, known: Constants, tables: Mapping[str, ast.Dict]):
-        self.known, self.tables = known, tables
-
-    def visit_Subscript(self, node: ast.Subscript) -> Any:
-        self.generic_visit(node)
-        table = self.tables.get(getattr(node.value, "id", ""))
-        if table is None or not is_known(node.slice, self.known):
-            return node
-        key = value_of(node.slice, self.known)
-        entries = zip(table.keys, table.values, strict=True)
-        return next(v for k, v in entries if k is not None and value_of(k, {}) == key)
-
-    def visit_Call(self, node: ast.Call) -> Any:
-        match node:
-            case ast.Call(
-                func=ast.Name(id="tuple"),
-                args=[ast.GeneratorExp(elt=item, generators=[each])],
-            ) if self._looks_up(item, each) and is_known(each.iter, self.known):
-                values = value_of(each.iter, self.known)
-                items = [self._at(item, each.target, v) for v in values]
-                return ast.Tuple(items, ast.Load())
-            case ast.Call(func=ast.Name(id="tuple"), args=[ast.Tuple() as whole]):
-                return whole
-        return self.generic_visit(node)
-
-    def _looks_up(self, item: ast.expr, each: ast.comprehension) -> bool:
-        found = (n for n in ast.walk(item) if isinstance(n, ast.Subscript))
-        return not each.ifs and any(
-            getattr(n.value, "id", "") in self.tables
-            and getattr(n.slice, "id", "") == getattr(each.target, "id", None)
-            for n in found
-        )
-
-    def _at(self, item: ast.expr, target: ast.expr, value: Any) -> ast.expr:
-        known = {**self.known, getattr(target, "id", ""): value}
-        return _Tables(known, self.tables).visit(copy.deepcopy(item))
+def _text_of(key: ast.expr | None) -> Any:
+    return key.value if isinstance(key, ast.Constant) else None

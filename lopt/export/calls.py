@@ -14,6 +14,7 @@ from lopt.export.constants import (
     has_star,
     is_known,
     known_in,
+    read_in,
     rebound,
     value_of,
     without_doc,
@@ -131,6 +132,16 @@ def once(program: Program) -> None:
         Named().visit(node)
 
 
+ON_ONE_DEVICE = {
+    "lopt.sharding:alike",
+    *(f"lopt.torch.shards:{name}" for name in ("local", "whole", "share", "total")),
+    "lopt.torch.shards:as_part",
+    *(f"lopt.torch.packing:{name}" for name in ("_local", "_spread_as", "added_up")),
+    *(f"lopt.torch.packing:{name}" for name in ("whole", "shard")),
+}
+"""Functions that return the first argument as it is, unless it is spread by hand."""
+
+
 def identities(program: Program) -> None:
     """What a function returns as it is takes the place of its call."""
     same = {name for name, node in functions(program).items() if _is_identity(node)}
@@ -138,9 +149,9 @@ def identities(program: Program) -> None:
     class Inlined(ast.NodeTransformer):
         def visit_Call(self, node: ast.Call) -> Any:
             self.generic_visit(node)
-            if getattr(node.func, "id", "") in same and len(node.args) == 1:
-                return node.args[0]
-            return node
+            name = getattr(node.func, "id", "")
+            is_same = name in same and len(node.args) == 1
+            return node.args[0] if is_same or name in ON_ONE_DEVICE else node
 
     for definition in program.definitions:
         definition.node = Inlined().visit(definition.node)
@@ -165,7 +176,7 @@ def inlined(program: Program) -> None:
     for name, node in functions(program).items():
         if uses[name] == 1 and name in calls:
             match without_doc(node.body):
-                case [ast.Return(value=ast.expr() as value)] if not rebound(node):
+                case [ast.Return(value=ast.expr() as value)]:
                     _inline(program, calls[name], node, value)
 
 
@@ -175,13 +186,15 @@ def _inline(
     args = [arg.arg for arg in node.args.args]
     if node.args.kwonlyargs:
         return
+    inner = rebound(node)
+    if inner & {*args, *read_in(call)}:
+        return
     reads = [n.id for n in ast.walk(value) if isinstance(n, ast.Name)]
     if call.keywords or len(call.args) != len(args) or has_star(call):
         return
     for arg, given in zip(args, call.args, strict=True):
-        if reads.count(arg) > 1 and not isinstance(
-            given, ast.Name | ast.Attribute | ast.Constant
-        ):
+        often = reads.count(arg) > 1 or inner  # in a loop of its own
+        if often and not isinstance(given, ast.Name | ast.Attribute | ast.Constant):
             return
     value = Replaced(dict(zip(args, call.args, strict=True))).visit(value)
     for definition in program.definitions:

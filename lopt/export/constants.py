@@ -147,9 +147,10 @@ def has_star(call: ast.Call) -> bool:
 
 def without_doc(body: list[ast.stmt]) -> list[ast.stmt]:
     """A function's statements but its docstring."""
-    first = body[0]
-    has_doc = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-    return body[1:] if has_doc else body
+    match body:
+        case [ast.Expr(value=ast.Constant()), *rest]:
+            return rest
+    return body
 
 
 class Replaced(ast.NodeTransformer):

@@ -7,6 +7,7 @@ calls a factory with its options. Nothing is computed: expressions stay as lopt 
 """
 
 import ast
+from collections.abc import Collection
 from typing import Any
 
 from lopt.export.branches import branches, tables
@@ -16,8 +17,16 @@ from lopt.export.linking import Program
 from lopt.export.sources import bound_names
 
 
-def folded(program: Program, root: str) -> Program:
-    """The program, as much simplified as is known, and what its root needs of it."""
+def folded(program: Program, root: str, theta: Collection[str] = ()) -> Program:
+    """The program, as much simplified as is known, and what its root needs of it.
+
+    Args:
+      program: of the functions that are reached.
+      root: the name of what is called from outside.
+      theta: the names at the top of the weights.
+    """
+    for definition in program.definitions:
+        definition.node = _Weights(theta).visit(definition.node)
     before = ""
     while before != (now := _text(program)):
         before = now
@@ -28,12 +37,34 @@ def folded(program: Program, root: str) -> Program:
     return program
 
 
+class _Weights(ast.NodeTransformer):
+    """Says whether `theta` has what it is asked for."""
+
+    def __init__(self, names: Collection[str]):
+        self.names = names
+
+    def visit_Compare(self, node: ast.Compare) -> Any:
+        match node:
+            case ast.Compare(
+                ast.Constant(value=name),
+                [ast.In()],
+                [ast.Name(id="theta") | ast.Attribute(attr="theta")],
+            ):
+                return ast.Constant(name in self.names)
+        return self.generic_visit(node)
+
+
 def _text(program: Program) -> str:
     return "\n".join(ast.dump(d.node) for d in program.definitions)
 
 
 def _unused(program: Program, root: str) -> None:
     """Leaves out variables, functions and known parameters that are not read."""
+    for definition in program.definitions:
+        if isinstance(definition.node, ast.ClassDef):
+            for method in definition.node.body:
+                if isinstance(method, ast.FunctionDef):
+                    _Unused(read_in(method)).visit(method)
     for name, node in functions(program).items():
         if name != root:
             _Unused(read_in(node)).visit(node)
@@ -60,8 +91,15 @@ class _Unused(ast.NodeTransformer):
         return node
 
     def visit_Assign(self, node: ast.Assign) -> Any:
-        targets = bound_names(list(node.targets))
-        is_plain = all(isinstance(t, ast.Name) for t in node.targets)
+        return self._kept(node, node.targets)
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> Any:
+        return self._kept(node, [node.target])
+
+    def _kept(self, node: ast.stmt, given: list[ast.expr]) -> ast.stmt | None:
+        targets = bound_names(given)
+        given = [x for t in given for x in getattr(t, "elts", [t])]
+        is_plain = all(isinstance(t, ast.Name) for t in given)
         return None if is_plain and not targets & self.read else node
 
 
@@ -81,6 +119,7 @@ def _unreached(program: Program, root: str) -> None:
                 for item in definition.node.body
                 if not isinstance(item, ast.FunctionDef)
                 or item.name in attributes
+                or (definition.node.bases and item.name[0] != "_")  # its base calls it
                 or item.name.startswith("__")
             ]
     reached, todo = set(), [root]

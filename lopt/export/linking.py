@@ -8,6 +8,7 @@ one file (python.py). Annotations of functions are left out: they are for lopt's
 
 import ast
 import copy
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,11 +42,12 @@ class Program:
         return {name: d for d in self.definitions for name in d.names}
 
 
-def linked(text: str) -> Program:
+def linked(text: str, instead: Collection[str] = ()) -> Program:
     """The program of a source text, and of all of the package that it reaches.
 
     Args:
       text: of a module; what it defines has names with nothing before the colon.
+      instead: names of the package that the text defines in its place.
     """
     top = parsed("", text)
     found: dict[int, Definition] = {}
@@ -57,7 +59,7 @@ def linked(text: str) -> Program:
         statement = source.defined[name]
         if id(statement) in found:
             continue
-        resolver = _Resolver(source)
+        resolver = _Resolver(source, instead)
         node = resolver.visit(copy.deepcopy(statement))
         names = tuple(f"{owner}:{name}" for name in defined_names(statement))
         doc = next(doc for own, doc in source.statements if own is statement)
@@ -90,8 +92,8 @@ class _Resolver(ast.NodeTransformer):
       imports: statements that other global names need.
     """
 
-    def __init__(self, source: Module):
-        self.source = source
+    def __init__(self, source: Module, instead: Collection[str] = ()):
+        self.source, self.instead = source, instead
         self.scopes: list[set[str]] = []
         self.in_annotation = False
         self.used: set[tuple[str, str]] = set()
@@ -154,7 +156,8 @@ class _Resolver(ast.NodeTransformer):
     def _origin(self, source: Module, name: str) -> tuple[str, str] | None:
         """Where a global name is defined; None: outside of the package."""
         if name in source.defined:
-            return source.name, name
+            replaced = f"{source.name}:{name}" in self.instead
+            return "" if replaced else source.name, name
         target = source.imported.get(name)
         if isinstance(target, tuple) and target[1] is not None:
             return self._origin(module(target[0]), target[1])

@@ -1,38 +1,62 @@
 """One Python file that is the optimizer: its weights, and its code out of lopt's source.
 
-It needs jax and optax, not lopt. The code is that of the functions that the optimizer
-reaches with its options (linking.py), simplified by what these options settle
-(folding.py); its updates are those of `lopt.load`.
+It needs jax and optax, or torch, not lopt. The code is that of the functions that the
+optimizer reaches with its options (linking.py), simplified by what these options settle
+(folding.py) and written (layout.py); its updates are those of `lopt.load`, or of
+`lopt.torch.LearnedOptimizer`.
 """
 
 import ast
 import base64
-import inspect
-import os
 import re
-import shutil
-import subprocess
-import sys
 import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from lopt.checkpoint import Checkpoint
 from lopt.errors import ConfigError
-from lopt.export import folding, linking, sources
+from lopt.export import folding, layout, linking, sources
 from lopt.export.constants import read_in
-from lopt.export.linking import Definition, Program
+from lopt.export.linking import Program
 from lopt.files import fileformat
 from lopt.optimizers import OPTIMIZERS
 from lopt.options import typed_options
 
-WIDTH = 90
 
-_LOAD = '''\
+class _Form(NamedTuple):
+    """What a file in one of the frameworks has.
+
+    Attributes:
+      use: how it is used, in its docstring.
+      needs: packages.
+      array: what makes an array of what is written, and `imports` for that.
+      load: the function that is called from outside, and what else is not in lopt.
+      instead: names of lopt that `load` defines anew.
+    """
+
+    use: str
+    needs: str
+    array: str
+    imports: tuple[str, ...]
+    load: str
+    instead: tuple[str, ...] = ()
+
+
+_OPTAX = _Form(
+    needs="jax and optax",
+    use="""\
+    optimizer = load(num_steps=1000)
+    state = optimizer.init(params)
+    updates, state = optimizer.update(grads, state, params, value=loss)
+    params = optax.apply_updates(params, updates)
+""",
+    array='return np.frombuffer(base64.b64decode(text), "<f4").reshape(shape)',
+    imports=("base64", "numpy as np"),
+    load='''\
 import jax
 import jax.numpy as jnp
 
@@ -43,36 +67,92 @@ def load(*, num_steps=None, specs=None):
     """The optimizer; `specs`, a tree of `ParamSpec`s, says what shapes cannot."""
     theta = jax.tree.map(jnp.asarray, WEIGHTS)
     return {name}({options})(theta, num_steps=num_steps, specs=specs)
-'''
+''',
+)
 
-_ARRAY = """\
-def _array(shape, text):
-    return np.frombuffer(base64.b64decode(text), "<f4").reshape(shape)
-"""
+_TORCH = _Form(
+    needs="torch",
+    use="""\
+    optimizer = load(model, num_steps=1000)
+    ...
+    loss.backward()
+    optimizer.step(loss=loss)
+""",
+    array="""\
+data = bytearray(base64.b64decode(text))
+    return torch.frombuffer(data, dtype=torch.float32).reshape(shape)""",
+    imports=("base64",),
+    load='''\
+from typing import Any, NamedTuple
+
+import torch
+
+from {module} import {name}
+from lopt.torch.optimizer import LearnedOptimizer as Optimizer
+
+
+class Header(NamedTuple):
+    """Which optimizer it is."""
+    optimizer: str
+    options: dict[str, Any]
+
+
+def read(path_or_name, known):
+    """The weights of this file."""
+    return WEIGHTS, Header({name!r}, {{}})
+
+
+def built(name, theta, options, num_steps):
+    """The rule with the options of `HEADER`."""
+    return {name}(theta, num_steps=num_steps, {options})
+
+
+RULES = {{{name!r}: lambda theta, *, num_steps: built("", theta, {{}}, num_steps)}}
+SHARDED = frozenset()
+
+
+def load(params, *, num_steps=None, **options):
+    """The `torch.optim.Optimizer`; options are those of `LearnedOptimizer`."""
+    return Optimizer(params, "", num_steps=num_steps, **options)
+''',
+    instead=(
+        "lopt.torch.theta:read",
+        "lopt.torch.rules:built",
+        "lopt.torch.rules:RULES",
+        "lopt.torch.rules:SHARDED",
+    ),
+)
+
+_FORMS = {"optax": _OPTAX, "torch": _TORCH}
 
 _HEAD = '''\
-"""A learned optimizer, `{name}` of lopt, in one file: needs jax and optax, not lopt.
+"""The learned optimizer `{name}`, in one file: needs {needs}, not lopt.
 
-    optimizer = load(num_steps=1000)
-    state = optimizer.init(params)
-    updates, state = optimizer.update(grads, state, params, value=loss)
-    params = optax.apply_updates(params, updates)
-
+{use}
 {about}
-
-Made by `lopt export --format python` of lopt's source, with the options of `HEADER`.
-Apache-2.0.
+Made by `lopt export --format python` of lopt's source, by `HEADER`. Apache-2.0.
 """
 '''
 
 
-def write(checkpoint: Checkpoint, path: Path, *, overwrite: bool = False) -> None:
+def write(
+    checkpoint: Checkpoint,
+    path: Path,
+    *,
+    framework: str = "optax",
+    overwrite: bool = False,
+) -> None:
     """Writes the file; the errors of `source` and of `fileformat.write_file`."""
-    fileformat.write_file(path, source(checkpoint).encode(), overwrite=overwrite)
+    text = source(checkpoint, framework).encode()
+    fileformat.write_file(path, text, overwrite=overwrite)
 
 
-def source(checkpoint: Checkpoint) -> str:
+def source(checkpoint: Checkpoint, framework: str = "optax") -> str:
     """The file.
+
+    Args:
+      checkpoint: the optimizer.
+      framework: "optax" or "torch".
 
     Raises:
       ConfigError: the optimizer is not one of lopt's own architectures.
@@ -84,24 +164,25 @@ def source(checkpoint: Checkpoint) -> str:
             f"`{header.optimizer}`",
             hint="the file that defines it is Python already",
         )
-    factory = OPTIMIZERS[header.optimizer]
+    factory, form = OPTIMIZERS[header.optimizer], _FORMS[framework]
+    name, module = factory.__name__, factory.__module__
+    if framework == "torch":
+        module, _ = sources.module("lopt.torch.rules").imported[name]
     typed = typed_options(factory, header.options, where="optimizer")
     given = ", ".join(f"{key}={value!r}" for key, value in typed.items())
-    module, name = factory.__module__, factory.__name__
-    load = _LOAD.format(module=module, name=name, options=given)
-    program = folding.folded(linking.linked(load), ":load")
-    about = sources.module(module).doc
+    load = form.load.format(module=module, name=name, options=given)
+    linked = linking.linked(load, form.instead)
+    program = folding.folded(linked, ":load", checkpoint.theta)
+    about = sources.module(factory.__module__).doc.partition("\n\n")[0]
     parts = [
-        _HEAD.format(name=name, about=about),
-        _imports(program),
-        _ARRAY,
-        "# fmt: off",
-        f"HEADER = {_text(fileformat.content(header))}\n",
+        _HEAD.format(name=name, about=about, needs=form.needs, use=form.use),
+        _imports(program, form.imports),
+        f"def _array(shape, text):\n    {form.array}\n",
+        f"HEADER = {_text(fileformat.content(header))}",
         f"WEIGHTS = {_weights(jax.device_get(checkpoint.theta))}",
-        "# fmt: on",
-        *_code(program),
+        *layout.code(program),
     ]
-    return formatted("\n".join(parts))
+    return "\n".join([*parts, ""])
 
 
 def _text(content: dict[str, Any]) -> str:
@@ -109,7 +190,7 @@ def _text(content: dict[str, Any]) -> str:
     string = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
     lines = [""]
     for part in re.findall(rf"(?:{string}|[^'\",])+(?:, |$)", repr(content)):
-        if len(lines[-1]) + len(part) > WIDTH:
+        if len(lines[-1]) + len(part) > layout.WIDTH:
             lines.append(part)
         else:
             lines[-1] += part
@@ -126,154 +207,24 @@ def _weights(tree: Mapping[str, Any]) -> str:
         array = np.asarray(x, order="C")
         assert array.dtype == np.float32, name
         text = base64.b64encode(array.astype("<f4").tobytes()).decode()
-        rows = textwrap.wrap(text, WIDTH)
+        rows = textwrap.wrap(text, layout.WIDTH)
         lines += [f'"{name}": _array({array.shape!r}, """', *rows, '"""),']
     return "\n".join([*lines, "}"])
 
 
-def _imports(program: Program) -> str:
-    """What the code reads of other packages."""
+def _imports(program: Program, given: Iterable[str]) -> str:
+    """What the code reads of other packages, and what is given."""
     read = {name for d in program.definitions for name in read_in(d.node)}
-    plain, names = ["import base64", "import numpy as np"], {}
+    plain, names = {*given}, {}
     for node in program.imports.values():
         alias = node.names[0]
         if (alias.asname or alias.name).partition(".")[0] not in read:
             continue
         if isinstance(node, ast.Import):
-            plain.append(ast.unparse(node))
+            plain.add(ast.unparse(node).removeprefix("import "))
         else:
             names.setdefault(node.module, []).append(alias.name)
     lines = [f"from {m} import {', '.join(sorted(n))}" for m, n in names.items()]
-    return "\n".join([*sorted({*plain}), *sorted(lines)])
-
-
-def _code(program: Program) -> Iterable[str]:
-    """The definitions, module by module, under what each module says it is."""
-    names = _names(program)
-    owner = None
-    for definition in program.definitions:
-        module = definition.names[0].partition(":")[0]
-        is_constant = not isinstance(definition.node, ast.FunctionDef | ast.ClassDef)
-        yield "" if is_constant and module == owner else "\n"
-        if module != owner:
-            owner = module
-            yield textwrap.fill(
-                _title(module), WIDTH, initial_indent="# ", subsequent_indent="# "
-            )
-        yield _definition(definition, names)
-
-
-def _title(module: str) -> str:
-    """Of the code of a module."""
-    if not module:
-        return "What is called from outside."
-    return f"{module}: {sources.module(module).doc.partition('.')[0].partition(':')[0]}"
-
-
-def _names(program: Program) -> dict[str, str]:
-    """Short names for the global ones: `name`, or `module_name` where that is taken."""
-    wanted: dict[str, set[str]] = {}
-    for definition in program.definitions:
-        for full in definition.names:
-            wanted.setdefault(full.partition(":")[2], set()).add(full)
-    hidden = _Hidden()
-    for definition in program.definitions:
-        hidden.visit(definition.node)
-    found = {}
-    for short, fulls in wanted.items():
-        for full in fulls:
-            module = full.partition(":")[0].rpartition(".")[2]
-            is_taken = full in hidden.found or (len(fulls) > 1 and module)
-            private = "_" if short.startswith("_") else ""
-            longer = f"{private}{module}_{short.lstrip('_')}"
-            found[full] = longer if is_taken else short
-    assert len({*found.values()}) == len(found), found
-    return found
-
-
-class _Hidden(ast.NodeVisitor):
-    """Global names whose short form means something else where they are read."""
-
-    def __init__(self):
-        self.scopes: list[set[str]] = []
-        self.found: set[str] = set()
-
-    def visit(self, node: ast.AST) -> None:
-        names = sources.scope_of(node)
-        self.scopes.append(names or set())
-        super().visit(node)
-        self.scopes.pop()
-
-    def visit_Name(self, node: ast.Name) -> None:
-        short = node.id.partition(":")[2]
-        if any(short in names for names in self.scopes):
-            self.found.add(node.id)
-
-
-def _definition(definition: Definition, names: dict[str, str]) -> str:
-    node = definition.node
-    for part in ast.walk(node):
-        if isinstance(part, ast.Name):
-            part.id = names.get(part.id, part.id)
-        elif isinstance(part, ast.FunctionDef | ast.ClassDef):
-            _shorten_doc(part)
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        node.name = names[definition.names[0]]
-    text = ast.unparse(ast.fix_missing_locations(node)) + "\n"
-    text = "".join(map(_without_parentheses, text.splitlines(keepends=True)))
-    for part in ast.walk(node):
-        if comment := getattr(part, sources.COMMENT, ""):
-            line = f"    {ast.unparse(part)}\n"
-            text = text.replace(line, f"{line[:-1]}  {comment}\n")
-    if definition.doc:
-        text += f'"""{_short(definition.doc)}"""\n'
-    return text
-
-
-def _without_parentheses(line: str) -> str:
-    """A line without those that say nothing, which Python's own writer sets."""
-    wanted = _tree(line)
-    if wanted is None:
-        return line
-    start = line.find("(")
-    while start >= 0:
-        ends = [i for i, c in enumerate(line) if c == ")" and i > start]
-        for end in ends:
-            shorter = line[:start] + line[start + 1 : end] + line[end + 1 :]
-            if _tree(shorter) == wanted:
-                line = shorter
-                break
-        start = line.find("(", start + 1)
-    return line
-
-
-def _tree(line: str) -> str | None:
-    """What a line of code says; None: it is not one of itself."""
-    statement = re.sub(r"^el(if .*)", r"\1", line.strip())
-    statement += " pass" if statement.endswith(":") else ""
-    try:
-        return ast.dump(ast.parse(statement))
-    except SyntaxError:
-        return None
-
-
-def _short(doc: str) -> str:
-    """The first paragraph."""
-    return inspect.cleandoc(doc).partition("\n\n")[0]
-
-
-def _shorten_doc(node: ast.FunctionDef | ast.ClassDef) -> None:
-    doc = ast.get_docstring(node)
-    if doc is not None:
-        node.body[0] = ast.Expr(ast.Constant(_short(doc)))
-
-
-def formatted(text: str) -> str:
-    """The text as ruff formats it; where there is no ruff, as it is."""
-    places = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-    ruff = shutil.which("ruff", path=os.pathsep.join(places))
-    if ruff is None:
-        return text
-    command = [ruff, "format", "--isolated", f"--line-length={WIDTH}", "-"]
-    done = subprocess.run(command, input=text.encode(), capture_output=True, check=True)
-    return done.stdout.decode()
+    return "\n".join(
+        [layout.filled(f"import {', '.join(sorted(plain))}"), *sorted(lines)]
+    )

@@ -1,12 +1,13 @@
 """Modules of the package as syntax: what they define, and what they import."""
 
 import ast
-import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import lopt
 
 PACKAGE = "lopt"
 
@@ -15,8 +16,12 @@ Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 Imported = tuple[str, str | None] | ast.Import | ast.ImportFrom
 COMMENT = "comment"
 """The attribute of a field that holds the comment behind it."""
-CHECKED = {"BrokenRule", "CheckpointError", "ConfigError", "unknown_name"}
-"""What is raised of options, which were checked when the optimizer was built."""
+CHECKED = {
+    "BrokenRule", "CheckpointError", "ConfigError", "ValueError", "_foreign",
+    "unknown_name",
+}  # fmt: skip
+"""What is raised of options, which were checked when the optimizer was built, and of
+values; what a caller forgets, a `TypeError`, is still told."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,9 @@ def parsed(name: str, source: str) -> Module:
 
 
 def _path(name: str) -> Path:
-    spec = importlib.util.find_spec(name)
-    assert spec is not None and spec.origin is not None, name
-    return Path(spec.origin)
+    """Where a module is, found without importing it: torch need not be there."""
+    folder = Path(lopt.__file__).parent.joinpath(*name.split(".")[1:])
+    return folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
 
 
 def _imports(
@@ -77,16 +82,10 @@ def _imports(
             yield local, ast.Import([alias])
         elif (node.module or "").partition(".")[0] != PACKAGE:
             yield local, ast.ImportFrom(node.module, [alias], 0)
-        elif _is_module(f"{node.module}.{alias.name}"):
+        elif _path(f"{node.module}.{alias.name}").is_file():
             yield local, (f"{node.module}.{alias.name}", None)
         else:
             yield local, (str(node.module), alias.name)
-
-
-@cache
-def _is_module(name: str) -> bool:
-    folder = _path(PACKAGE).parent.joinpath(*name.split(".")[1:])
-    return folder.is_dir() or folder.with_suffix(".py").is_file()
 
 
 def defined_names(node: ast.stmt) -> list[str]:
@@ -110,7 +109,7 @@ def _with_comments(tree: ast.Module, source: str) -> ast.Module:
 
 
 class _Stripped(ast.NodeTransformer):
-    """What an update needs: no annotations of functions, no errors of options, no theta.
+    """What an update needs: no annotations of functions, no errors of values, no theta.
 
     A learned optimizer is then its `opt_fn` alone.
     """
