@@ -15,9 +15,9 @@ from lopt import features as jax_features  # noqa: E402
 from lopt.optimizers import OPTIMIZERS, course  # noqa: E402
 from lopt.published.matching import find  # noqa: E402
 from lopt.specs import ParamSpec, spec_of_shape  # noqa: E402
+from lopt.torch import course as torch_course  # noqa: E402
 from lopt.torch import features  # noqa: E402
 from lopt.torch.rules import RULES  # noqa: E402
-from lopt.torch.rules import course as torch_course  # noqa: E402
 
 CASES = {
     "adafac_mlp": [{}, {"hidden_sizes": (32, 32)}],
