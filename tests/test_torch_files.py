@@ -13,6 +13,8 @@ from lopt.files.fileformat import flatten  # noqa: E402
 from lopt.optimizers import OPTIMIZERS  # noqa: E402
 from lopt.torch.rules import RULES, built  # noqa: E402
 
+torch.set_num_threads(1)
+
 
 def nested(flat):
     theta = {}

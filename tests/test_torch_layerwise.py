@@ -17,20 +17,14 @@ from lopt.torch.bases import orthogonalize  # noqa: E402
 from lopt.torch.rules import RULES  # noqa: E402
 from lopt.torch.stored import rounded  # noqa: E402
 
+torch.set_num_threads(1)
+
 OPTIONS = {
     "bases": ("muon", "adam", "sgd", "lion", "adabelief", "shampoo"),
     "momenta": (0.5, 0.9, 0.99),
     "prior_blend": (0.1, 0.3, 0.3, 0.3),
     "prior_logits": {},
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_the_released_file_makes_the_updates_of_jax():

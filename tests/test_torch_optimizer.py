@@ -14,14 +14,12 @@ from torch import nn  # noqa: E402
 
 from lopt.torch import LearnedOptimizer  # noqa: E402
 
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def seeded():
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
 
 
 def network():

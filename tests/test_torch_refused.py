@@ -14,6 +14,8 @@ from lopt.files import fileformat  # noqa: E402
 from lopt.files.fileformat import Header  # noqa: E402
 from lopt.torch import LearnedOptimizer, param_specs  # noqa: E402
 
+torch.set_num_threads(1)
+
 
 def network():
     torch.manual_seed(0)

@@ -19,6 +19,8 @@ from lopt.torch import course as torch_course  # noqa: E402
 from lopt.torch import features  # noqa: E402
 from lopt.torch.rules import RULES  # noqa: E402
 
+torch.set_num_threads(1)
+
 CASES = {
     "adafac_mlp": [{}, {"hidden_sizes": (32, 32)}],
     "celo": [{}, {"phase": 1, "num_networks": 3}],
@@ -45,14 +47,6 @@ NEWTON_SCHULZ = 5e-5
 FEW = ("bias", "empty", "square")
 """Tensors in the default run: compiling the others takes jax a minute."""
 ALL = [(name, options) for name, cases in CASES.items() for options in cases]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def bound(name, options):
@@ -91,7 +85,7 @@ def test_state_has_the_same_keys_in_every_step_and_the_step_is_counted(name):
     p = [fed.to_torch(x) for x in params.values()]
     rule = fed.rule_of(found, RULES[name], 2)
     start = rule.init(p, [spec_of_shape(tuple(x.shape), 0) for x in p])
-    _, state = fed.torch_updates(rule, params, grads, losses)
+    _, state = fed.torch_updates(rule, [params] * 2, grads, losses)
     assert int(state.shared["step"]) == 2 and int(start.shared["step"]) == 0
     for one, two in zip(
         [start.shared, *start.per_param], [state.shared, *state.per_param], strict=True
@@ -186,7 +180,7 @@ def test_state_in_bfloat16_makes_about_the_same_updates(name):
     found = [
         fed.torch_updates(
             fed.rule_of(fed.made(name, state_dtype=dtype), RULES[name], 9),
-            *(params, grads, losses),
+            *([params] * 6, grads, losses),
         )
         for dtype in ("float32", "bfloat16")
     ]

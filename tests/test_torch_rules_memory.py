@@ -10,6 +10,8 @@ from lopt.specs import spec_of_shape  # noqa: E402
 from lopt.torch import features  # noqa: E402
 from lopt.torch.rules.adafac_mlp import adafac_mlp  # noqa: E402
 
+torch.set_num_threads(1)
+
 
 def theta(num_inputs=39, hidden=32):
     generator = torch.Generator().manual_seed(0)

@@ -16,6 +16,8 @@ from torch import nn  # noqa: E402
 
 from lopt.torch.rules import RULES  # noqa: E402
 
+torch.set_num_threads(1)
+
 
 def network():
     torch.manual_seed(0)
