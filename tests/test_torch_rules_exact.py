@@ -39,11 +39,13 @@ CASES = {
     "velo": [{}, {"loss_horizon": 10, "keeps_lstm_state": False}],
 }
 """Options beside the defaults."""
-TOLERANCE = {"velo": 3e-4}
-"""1e-5 but for VeLO: it multiplies what its LSTM says by 100, and jax's own updates
-differ by 1e-5 as soon as they are compiled otherwise."""
+TOLERANCE = {"velo": 2e-5}
+"""1e-5 but for VeLO, which multiplies what its LSTM says by 100: over these 100 steps
+jax's own updates differ by 1.3e-5 if LLVM does not optimize them, torch's by 0.9e-5."""
 NEWTON_SCHULZ = 5e-5
-"""Orthogonalization makes rounding errors up to 485 times as large."""
+"""Orthogonalization makes rounding errors up to 485 times as large: jax's own updates
+differ by 1.7e-5, torch's by 1.1e-5 from the one and 3.2e-5 from the other, with its
+network and the iteration in float64 by 1.4e-5 and 3.0e-5."""
 FEW = ("bias", "empty", "square")
 """Tensors in the default run: compiling the others takes jax a minute."""
 ALL = [(name, options) for name, cases in CASES.items() for options in cases]
@@ -65,7 +67,7 @@ def test_updates_are_those_of_jax(name):
 @pytest.mark.parametrize(("name", "options"), ALL)
 def test_a_hundred_updates_are_those_of_jax(name, options):
     errors = fed.compare(RULES[name], num_steps=100, seed=1, **options)
-    assert max(errors.values()) < 3 * bound(name, options), errors
+    assert max(errors.values()) < bound(name, options), errors
 
 
 def test_a_cosine_is_that_of_jax():

@@ -3,13 +3,20 @@
 A jax kernel [in, out] is a torch weight [out, in]; HWIO is OIHW.
 """
 
+import functools
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from exported import made
+from exported import CARD
 
+from lopt.checkpoint import Checkpoint
+from lopt.files.fileformat import Header
 from lopt.mup import infer_specs
+from lopt.optimizers import OPTIMIZERS
+from lopt.options import resolved
 from lopt.specs import spec_of_shape
 
 SHAPES = {
@@ -22,6 +29,27 @@ SHAPES = {
     "wide": (3, 40),
 }
 """In jax's layouts, in the order of jax's leaves."""
+
+QUICKLY = {"xla_backend_optimization_level": "0"}
+"""Compiled without LLVM's optimizations."""
+
+
+def made(name, **options):
+    """A checkpoint of an architecture, whose theta is nowhere zero."""
+    return _made(name, tuple(options.items()))
+
+
+@functools.cache
+def _made(name, options):
+    options = dict(options)
+    lopt = OPTIMIZERS[name](**options)
+    theta = jax.jit(lopt.init, compiler_options=QUICKLY)(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    theta = jax.tree.map(lambda x: x + np.float32(0.1 * rng.normal(size=x.shape)), theta)
+    header = Header(
+        optimizer=name, options=resolved(OPTIMIZERS[name], options), card=CARD
+    )
+    return Checkpoint(path=Path("memory"), lopt=lopt, theta=theta, header=header)
 
 
 def to_torch(x):
@@ -73,9 +101,7 @@ def jax_updates(found, params, grads, losses, num_steps, specs=None):
         updates, state = optimizer.update(grads, state, params, value=loss)
         return (jax.tree.map(jnp.add, params, updates), state), updates
 
-    # Without LLVM's optimizations: most of the time goes into compiling.
-    options = {"xla_backend_optimization_level": "0"}
-    run = jax.jit(lambda c, x: jax.lax.scan(step, c, x), compiler_options=options)
+    run = jax.jit(lambda c, x: jax.lax.scan(step, c, x))
     params = jax.tree.map(jnp.asarray, params)
     stacked = jax.tree.map(lambda *x: np.stack(x), *grads)
     _, updates = run((params, optimizer.init(params)), (stacked, losses))
