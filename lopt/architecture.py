@@ -25,8 +25,7 @@ UNKNOWN_LAYERS = 3
 """The policy of `layerwise`: L where it is not known."""
 
 LOGIT_GAIN = 3.0
-"""What its outputs are multiplied by as logits: for a share to go from 0.05 to 0.5 a
-logit moves by 3, while a step size hardly ever needs e³ times its prior's."""
+"""Of its outputs as logits: a share needs 3 to go from 0.05 to 0.5, a step size less."""
 
 EMA_DECAYS = (0.9, 0.99, 1.0)
 """Time scales of its averages, the last one keeps the first value for good."""

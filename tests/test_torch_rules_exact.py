@@ -12,10 +12,9 @@ import test_golden as golden  # noqa: E402
 import torch_rules as fed  # noqa: E402
 
 from lopt import features as jax_features  # noqa: E402
-from lopt.optimizers import OPTIMIZERS, course  # noqa: E402
+from lopt.optimizers import OPTIMIZERS  # noqa: E402
 from lopt.published.matching import find  # noqa: E402
 from lopt.specs import ParamSpec, spec_of_shape  # noqa: E402
-from lopt.torch import course as torch_course  # noqa: E402
 from lopt.torch import features  # noqa: E402
 from lopt.torch.rules import RULES  # noqa: E402
 
@@ -39,13 +38,11 @@ CASES = {
     "velo": [{}, {"loss_horizon": 10, "keeps_lstm_state": False}],
 }
 """Options beside the defaults."""
-TOLERANCE = {"velo": 2e-5}
-"""1e-5 but for VeLO, which multiplies what its LSTM says by 100: over these 100 steps
-jax's own updates differ by 1.3e-5 if LLVM does not optimize them, torch's by 0.9e-5."""
-NEWTON_SCHULZ = 5e-5
-"""Orthogonalization makes rounding errors up to 485 times as large: jax's own updates
-differ by 1.7e-5, torch's by 1.1e-5 from the one and 3.2e-5 from the other, with its
-network and the iteration in float64 by 1.4e-5 and 3.0e-5."""
+MAGNIFIED = 5e-5
+"""Where rounding errors grow: VeLO multiplies what its LSTM says by 100, and jax's own
+updates differ by 1.8e-5 if they are compiled without optimization, torch's by 3.2e-5;
+orthogonalization makes some errors 485 times as large, there it is 1.7e-5 and 3.2e-5, with
+float64 in torch's network and iteration still 3.0e-5."""
 FEW = ("bias", "empty", "square")
 """Tensors in the default run: compiling the others takes jax a minute."""
 ALL = [(name, options) for name, cases in CASES.items() for options in cases]
@@ -53,7 +50,7 @@ ALL = [(name, options) for name, cases in CASES.items() for options in cases]
 
 def bound(name, options):
     orthogonalizes = name == "celo2" and options.get("orthogonalize", True)
-    return NEWTON_SCHULZ if orthogonalizes else TOLERANCE.get(name, 1e-5)
+    return MAGNIFIED if orthogonalizes or name == "velo" else 1e-5
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -126,12 +123,6 @@ def test_axes_are_factored_as_in_jax():
         assert features.factored_axes(spec) == tuple(kernel[a] for a in expected)
     embedding = ParamSpec(role="embedding", shape=(9, 9), in_axes=(0,), out_axes=(1,))
     assert features.factored_axes(embedding) == (0, 1)
-
-
-def test_constants_are_those_of_jax():
-    assert features.TIME_SCALES == jax_features.TIME_SCALES
-    assert torch_course.FRACTIONS == course.FRACTIONS
-    assert torch_course.NUM_AVERAGES == course.NUM_AVERAGES
 
 
 def recorded_specs(rec):
