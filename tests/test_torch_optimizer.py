@@ -191,7 +191,7 @@ def test_what_all_parameters_share_is_one_thing():
     loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     train(model, loaded, 3)
     for kept in loaded.state.values():
-        assert int(kept["step"]) == 5
+        assert int(kept["step"]) == 5 and not kept["is_new"]
         assert kept["log_loss"] is loaded.state[model[0].bias]["log_loss"]
 
 

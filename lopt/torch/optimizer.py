@@ -176,7 +176,6 @@ class LearnedOptimizer(torch.optim.Optimizer):
             self.state[params[i]] = states.copied(saved, params[i].device)
         first = next(iter(self.state.values()), {})
         self._shared = {name: first[name] for name in shared}
-        self._share()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), **{name: vars(self)[name] for name in _OWN}}
