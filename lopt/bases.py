@@ -23,28 +23,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lopt.architecture import DAMPING, INVERSE_ROOT, NEWTON_SCHULZ, TINY
 from lopt.base import Array, ParamSpec
 from lopt.mup import Kind
 from lopt.numerics import root
 from lopt.packing import Packing, Stacks, as_matrices, from_matrices
-
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Coefficients of the quintic iteration (Jordan et al., Muon, 2024)."""
-
-TINY = 1e-30
-"""Keeps quotients of zero gradients finite."""
-
-DAMPING = 1e-4
-"""What is added to the eigenvalues of a matrix of unit trace before its inverse root."""
-
-INVERSE_ROOT = (
-    (3.8497, -10.8489, 8.6115),
-    (1.8085, -0.5783, 0.0626),
-    (1.5072, -0.5908, 0.1179),
-)
-"""p_k(x) = a + bx + cx², a row each. Every one is the best for what was left before it:
-it has the least max |1 − x^¼ p_k(x)|, where x is from `DAMPING` to 1 at first and then
-x p_k(x)⁴, taken 0.5 % wider. Their product is x^(−¼) to 5.4 %."""
 
 _product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 """In full float32: an accelerator's default would round L by more than `DAMPING`."""

@@ -43,6 +43,26 @@ def check_decays(**options: float | Sequence[float]) -> None:
             raise BrokenRule(name, "be in [0, 1)", value)
 
 
+def check_counts(momentum_decays: Sequence[float], **others: Sequence[float]) -> None:
+    """The others, which are multiplied with the momenta, must be one or as many."""
+    for name, decays in others.items():
+        if len(decays) not in (1, len(momentum_decays)):
+            rule = f"be one or as many as `momentum_decays` ({len(momentum_decays)})"
+            raise BrokenRule(name, rule, decays)
+
+
+def check_blend(momenta: Sequence[float], prior_blend: Sequence[float]) -> None:
+    """Decays of momenta, one at least, and a share for each and for the gradient."""
+    if not momenta or not all(0 < decay < 1 for decay in momenta):
+        raise BrokenRule("momenta", "be decays between 0 and 1", list(momenta))
+    num_shares = len(momenta) + 1
+    if len(prior_blend) != num_shares:
+        rule = f"have {num_shares} shares, of the gradient and of each momentum"
+        raise BrokenRule("prior_blend", rule, list(prior_blend))
+    if not all(share > 0 for share in prior_blend):
+        raise BrokenRule("prior_blend", "have positive shares", list(prior_blend))
+
+
 def check_sizes(**options: Sequence[int]) -> None:
     """All sizes must be whole numbers above zero."""
     for name, value in options.items():

@@ -25,9 +25,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from lopt.architecture import TIME_SCALES, factored_axes
 from lopt.base import Array, PyTree
-
-TIME_SCALES = (1, 3, 10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000)
 
 
 def at_least_float32(x: Array) -> Array:
@@ -110,18 +109,6 @@ class FullMoment(NamedTuple):
     """The second moment of a vector or a scalar, which is not factored."""
 
     full: Array  # shape=[D, *s]
-
-
-def factored_axes(shape: Sequence[int]) -> tuple[int, int] | None:
-    """The axes (d1, d0) that the second moment is factored over; None below rank two.
-
-    d0 is the largest axis and d1 the second largest; among equals the later counts as
-    the larger.
-    """
-    if len(shape) < 2:
-        return None
-    order = sorted(range(len(shape)), key=lambda axis: shape[axis])
-    return order[-2], order[-1]
 
 
 def init_factored_moment(p: Array, num: int) -> FactoredMoment | FullMoment:

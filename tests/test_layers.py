@@ -12,13 +12,13 @@ import lopt
 PACKAGE = Path(lopt.__file__).parent
 
 LAYERS = (
-    {"specs"},
+    {"architecture", "specs"},
     {"base", "bundled", "compiling", "errors"},
     {"config", "disk", "numerics", "prng", "sharding"},
     {"checks", "data", "features", "mixtures", "mup", "packing"},
     {"bases", "corpus", "factories", "files", "streams"},
-    {"augmentation", "families", "guard", "optimizers", "options", "torch", "unroll"},
-    {"estimators", "finetuning", "outer", "weights"},
+    {"augmentation", "families", "guard", "optimizers", "options", "unroll"},
+    {"estimators", "finetuning", "outer", "torch", "weights"},
     {"checkpoint", "suites"},
     {"decisions", "groups", "own_task", "published"},
     {"references", "trainer"},

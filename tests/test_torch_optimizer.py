@@ -9,18 +9,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import torch.distributed.checkpoint.state_dict as tools  # noqa: E402
 from torch import nn  # noqa: E402
 
 from lopt.torch import LearnedOptimizer  # noqa: E402
 
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def seeded():
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
 
 
 def network():
@@ -162,6 +161,38 @@ def test_before_the_first_step_there_is_a_state_dict_too():
     other.load_state_dict(optimizer.state_dict())
     assert other.param_groups[0]["lr"] == 0.5
     train(model, other, 1)
+
+
+@pytest.mark.parametrize("is_flat", [False, True])
+def test_tools_for_checkpoints_of_torch(is_flat):
+    options = tools.StateDictOptions(flatten_optimizer_state_dict=is_flat)
+    model, optimizer = made()
+    train(model, optimizer, 3)
+    saved = copy.deepcopy(
+        tools.get_optimizer_state_dict(model, optimizer, options=options)
+    )
+    other, loaded = made(lr=0.5)
+    other.load_state_dict(model.state_dict())
+    before = values(other)
+    tools.set_optimizer_state_dict(other, loaded, saved, options=options)
+    assert same(before, values(other))
+    assert loaded.param_groups[0]["lr"] == 1.0
+    train(model, optimizer, 2)
+    train(other, loaded, 2)
+    assert same(values(model), values(other))
+
+
+def test_what_all_parameters_share_is_one_thing():
+    model, optimizer = made()
+    train(model, optimizer, 2)
+    model[0].weight.requires_grad_(False)
+    model[0].weight.grad = None
+    loaded = made(model)[1]
+    loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(model, loaded, 3)
+    for kept in loaded.state.values():
+        assert int(kept["step"]) == 5 and not kept["is_new"]
+        assert kept["log_loss"] is loaded.state[model[0].bias]["log_loss"]
 
 
 def test_a_copy_goes_on_alike():

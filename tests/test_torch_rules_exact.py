@@ -12,12 +12,13 @@ import test_golden as golden  # noqa: E402
 import torch_rules as fed  # noqa: E402
 
 from lopt import features as jax_features  # noqa: E402
-from lopt.optimizers import OPTIMIZERS, course  # noqa: E402
+from lopt.optimizers import OPTIMIZERS  # noqa: E402
 from lopt.published.matching import find  # noqa: E402
 from lopt.specs import ParamSpec, spec_of_shape  # noqa: E402
 from lopt.torch import features  # noqa: E402
 from lopt.torch.rules import RULES  # noqa: E402
-from lopt.torch.rules import course as torch_course  # noqa: E402
+
+torch.set_num_threads(1)
 
 CASES = {
     "adafac_mlp": [{}, {"hidden_sizes": (32, 32)}],
@@ -37,27 +38,19 @@ CASES = {
     "velo": [{}, {"loss_horizon": 10, "keeps_lstm_state": False}],
 }
 """Options beside the defaults."""
-TOLERANCE = {"velo": 3e-4}
-"""1e-5 but for VeLO: it multiplies what its LSTM says by 100, and jax's own updates
-differ by 1e-5 as soon as they are compiled otherwise."""
-NEWTON_SCHULZ = 5e-5
-"""Orthogonalization makes rounding errors up to 485 times as large."""
+MAGNIFIED = 5e-5
+"""Where rounding errors grow: VeLO multiplies what its LSTM says by 100, and jax's own
+updates differ by 1.8e-5 if they are compiled without optimization, torch's by 3.2e-5;
+orthogonalization makes some errors 485 times as large, by 1.7e-5 and 3.2e-5, with float64
+in torch's network and iteration still 3.0e-5."""
 FEW = ("bias", "empty", "square")
 """Tensors in the default run: compiling the others takes jax a minute."""
 ALL = [(name, options) for name, cases in CASES.items() for options in cases]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def bound(name, options):
     orthogonalizes = name == "celo2" and options.get("orthogonalize", True)
-    return NEWTON_SCHULZ if orthogonalizes else TOLERANCE.get(name, 1e-5)
+    return MAGNIFIED if orthogonalizes or name == "velo" else 1e-5
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -71,7 +64,7 @@ def test_updates_are_those_of_jax(name):
 @pytest.mark.parametrize(("name", "options"), ALL)
 def test_a_hundred_updates_are_those_of_jax(name, options):
     errors = fed.compare(RULES[name], num_steps=100, seed=1, **options)
-    assert max(errors.values()) < 3 * bound(name, options), errors
+    assert max(errors.values()) < bound(name, options), errors
 
 
 def test_a_cosine_is_that_of_jax():
@@ -91,7 +84,7 @@ def test_state_has_the_same_keys_in_every_step_and_the_step_is_counted(name):
     p = [fed.to_torch(x) for x in params.values()]
     rule = fed.rule_of(found, RULES[name], 2)
     start = rule.init(p, [spec_of_shape(tuple(x.shape), 0) for x in p])
-    _, state = fed.torch_updates(rule, params, grads, losses)
+    _, state = fed.torch_updates(rule, [params] * 2, grads, losses)
     assert int(state.shared["step"]) == 2 and int(start.shared["step"]) == 0
     for one, two in zip(
         [start.shared, *start.per_param], [state.shared, *state.per_param], strict=True
@@ -130,12 +123,6 @@ def test_axes_are_factored_as_in_jax():
         assert features.factored_axes(spec) == tuple(kernel[a] for a in expected)
     embedding = ParamSpec(role="embedding", shape=(9, 9), in_axes=(0,), out_axes=(1,))
     assert features.factored_axes(embedding) == (0, 1)
-
-
-def test_constants_are_those_of_jax():
-    assert features.TIME_SCALES == jax_features.TIME_SCALES
-    assert torch_course.FRACTIONS == course.FRACTIONS
-    assert torch_course.NUM_AVERAGES == course.NUM_AVERAGES
 
 
 def recorded_specs(rec):
@@ -186,7 +173,7 @@ def test_state_in_bfloat16_makes_about_the_same_updates(name):
     found = [
         fed.torch_updates(
             fed.rule_of(fed.made(name, state_dtype=dtype), RULES[name], 9),
-            *(params, grads, losses),
+            *([params] * 6, grads, losses),
         )
         for dtype in ("float32", "bfloat16")
     ]

@@ -1,6 +1,9 @@
 """Sharded parameters (FSDP2, DTensor) are updated as whole ones are: two processes."""
 
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +11,12 @@ torch = pytest.importorskip("torch")
 
 import torch.distributed as dist  # noqa: E402
 import torch.multiprocessing as multiprocessing  # noqa: E402
+import torch_files  # noqa: E402
 from torch import nn  # noqa: E402
+
+from lopt.torch.rules import RULES  # noqa: E402
+
+torch.set_num_threads(1)
 
 
 def network():
@@ -104,3 +112,14 @@ def test_two_processes_do_what_one_does():
     assert found[0][1] == found[1][1]
     assert "in another process is not finite" in found[0][4]
     assert "`0.weight` is not finite" in found[1][4]
+
+
+@pytest.mark.slow
+def test_every_rule_updates_shards_as_whole_tensors_and_is_kept_in_checkpoints(tmp_path):
+    torch_files.write_all(tmp_path)
+    script = Path(__file__).with_name("torch_two_processes.py")
+    found = subprocess.run(
+        [sys.executable, script, tmp_path], capture_output=True, text=True, timeout=300
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.split() == list(RULES)

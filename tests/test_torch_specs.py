@@ -9,6 +9,8 @@ from torch import nn  # noqa: E402
 from lopt.specs import spec_of_shape  # noqa: E402
 from lopt.torch import LearnedOptimizer, param_specs  # noqa: E402
 
+torch.set_num_threads(1)
+
 
 class Net(nn.Module):
     """One of each kind."""

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from lopt import checks, features
+from lopt.architecture import TIME_SCALES, adafac_channels
 from lopt.base import Array, LearnedOptimizer, PyTree
-from lopt.config import BrokenRule
 from lopt.features import FactoredMoment, FullMoment
 from lopt.optimizers import network
 from lopt.optimizers.stored import STATE_DTYPES, StateDtype, stored
@@ -69,9 +69,11 @@ def adafac_mlp(
         rms_decays=rms_decays,
         factored_decays=factored_decays,
     )
-    check_counts(momentum_decays, rms_decays=rms_decays, factored_decays=factored_decays)
+    checks.check_counts(
+        momentum_decays, rms_decays=rms_decays, factored_decays=factored_decays
+    )
     decays = (momentum_decays, rms_decays, factored_decays)
-    num_inputs = num_channels(*map(len, decays)) + len(features.TIME_SCALES)
+    num_inputs = adafac_channels(*map(len, decays)) + len(TIME_SCALES)
 
     def init(key):
         return {
@@ -132,22 +134,6 @@ def adafac_mlp(
         return stored(optimizer, state_dtype, AdafacMlpState._fields[1:])
 
     return LearnedOptimizer(init, opt_fn)
-
-
-def check_counts(momentum_decays: Sequence[float], **others: Sequence[float]) -> None:
-    """The others, which are multiplied with the momenta, must be one or as many."""
-    for name, decays in others.items():
-        if len(decays) not in (1, len(momentum_decays)):
-            rule = f"be one or as many as `momentum_decays` ({len(momentum_decays)})"
-            raise BrokenRule(name, rule, decays)
-
-
-def num_channels(num_momenta: int, num_second: int, num_factored: int) -> int:
-    """How many channels `channels` has in all: 28 with the published decays."""
-    own = 2 + num_momenta + num_second
-    products = max(num_momenta, num_second) + num_second
-    factored = 5 * num_factored + max(num_momenta, num_factored)
-    return own + products + factored
 
 
 def channels(

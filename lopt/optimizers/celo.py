@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from lopt import checks
+from lopt.architecture import NUM_COURSE
 from lopt.base import Array, LearnedOptimizer, MetaParams
-from lopt.optimizers import course, recurrent
+from lopt.optimizers import recurrent
 from lopt.optimizers.channels import Moments
 from lopt.optimizers.velo import Controls, mixture_optimizer
 
@@ -55,7 +56,7 @@ def celo(
     return mixture_optimizer(
         run_alone,
         controls,
-        num_inputs=course.NUM_FEATURES,
+        num_inputs=NUM_COURSE,
         hidden_size=hidden_size,
         num_networks=num_networks,
         hidden_sizes=hidden_sizes,

@@ -21,18 +21,16 @@ import optax
 from jax.typing import ArrayLike
 
 from lopt import checks, features, mup
+from lopt.architecture import CLIP, velo_channels
 from lopt.base import Array, LearnedOptimizer, MetaParams, ParamSpec
 from lopt.bases import orthogonalize as semi_orthogonal
 from lopt.numerics import root
 from lopt.optimizers import network, per_element
-from lopt.optimizers.adafac_mlp import check_counts
 from lopt.optimizers.channels import (
-    CLIP,
     Decays,
     Moments,
     channels,
     init_moments,
-    num_channels,
     updated_moments,
 )
 from lopt.optimizers.stored import STATE_DTYPES, StateDtype, stored
@@ -109,9 +107,11 @@ def celo2(
         rms_decays=rms_decays,
         factored_decays=factored_decays,
     )
-    check_counts(momentum_decays, rms_decays=rms_decays, factored_decays=factored_decays)
+    checks.check_counts(
+        momentum_decays, rms_decays=rms_decays, factored_decays=factored_decays
+    )
     all_decays = (momentum_decays, rms_decays, factored_decays)
-    num_inputs = num_channels(*map(len, all_decays))
+    num_inputs = velo_channels(*map(len, all_decays))
 
     def init(key):
         return {"network": network.init_network(key, (num_inputs, *hidden_sizes, 3))}

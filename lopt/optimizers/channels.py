@@ -14,10 +14,6 @@ from lopt import features
 from lopt.base import Array
 from lopt.features import FactoredMoment, FullMoment
 
-CLIP = 1000.0
-"""Larger gradients are clipped, element by element, before anything is done with them."""
-
-
 Decays = tuple[Array, ...]
 """[M], [R], [F]: of momenta, second moments and factored ones."""
 
@@ -48,12 +44,6 @@ def updated_moments(moments: Moments, g: Array, decays: Decays) -> Moments:
         features.update_second_moments(moments.second_moments, g, d_r),
         features.update_factored_moment(moments.factored, g, d_v),
     )
-
-
-def num_channels(num_momenta: int, num_second: int, num_factored: int) -> int:
-    """How many channels `channels` has in all: 30 with the published decays."""
-    products = max(num_momenta, num_second) + max(num_momenta, num_factored)
-    return 3 + num_momenta + 3 * num_second + 5 * num_factored + products
 
 
 def channels(

@@ -63,7 +63,7 @@ def combine(
     if not any(base.kind == "entrywise" for base in table):
         rule = "hold one that fits vectors"
         raise BrokenRule("bases", rule, list(bases), hint="add `adam`")
-    _check_blend(momenta, prior_blend)
+    checks.check_blend(momenta, prior_blend)
     logits = tuple(float(prior_logits.get(name, 0.0)) for name in bases)
     prior = policy.Prior(
         learning_rate,
@@ -75,14 +75,3 @@ def combine(
         tuple(prior_blend),
     )
     return Combination(table, tuple(momenta), prior)
-
-
-def _check_blend(momenta: Sequence[float], prior_blend: Sequence[float]) -> None:
-    if not momenta or not all(0 < decay < 1 for decay in momenta):
-        raise BrokenRule("momenta", "be decays between 0 and 1", list(momenta))
-    num_shares = len(momenta) + 1
-    if len(prior_blend) != num_shares:
-        rule = f"have {num_shares} shares, of the gradient and of each momentum"
-        raise BrokenRule("prior_blend", rule, list(prior_blend))
-    if not all(share > 0 for share in prior_blend):
-        raise BrokenRule("prior_blend", "have positive shares", list(prior_blend))

@@ -5,11 +5,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from lopt.architecture import FRACTIONS, NUM_AVERAGES
 from lopt.base import Array
-
-FRACTIONS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
-NUM_AVERAGES = 10
-NUM_FEATURES = len(FRACTIONS) + NUM_AVERAGES - 1
 
 
 class LossAverages(NamedTuple):

@@ -20,17 +20,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from lopt.architecture import BOUND, EMA_DECAYS, STRUCTURE_BOUND
 from lopt.base import ROLES, Array, ParamSpec
 from lopt.packing import Packing, Stacks
-
-EMA_DECAYS = (0.9, 0.99, 1.0)
-"""Time scales of the averages, the last one keeps the first value for good."""
-
-BOUND = 3.0
-"""Measured inputs are clipped to ± this: what was not seen is not extrapolated wildly."""
-
-STRUCTURE_BOUND = 1.5
-"""Likewise for what is known of a run and a tensor beforehand."""
 
 EPS = 1e-12
 """Keeps logs and quotients of zero gradients finite."""

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from lopt import checks, features
+from lopt.architecture import TIME_SCALES
 from lopt.base import Array, LearnedOptimizer, PyTree
 from lopt.optimizers import network
 from lopt.optimizers.stored import STATE_DTYPES, StateDtype, stored
@@ -55,7 +56,7 @@ def mlp(
     checks.check_positive(step_mult=step_mult, eps=eps)
     checks.check_choices(STATE_DTYPES, state_dtype=state_dtype)
     checks.check_decays(decays=decays)
-    num_inputs = 2 + len(decays) + len(features.TIME_SCALES)
+    num_inputs = 2 + len(decays) + len(TIME_SCALES)
 
     def init(key):
         return {"network": network.init_network(key, (num_inputs, *hidden_sizes, 2))}

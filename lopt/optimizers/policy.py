@@ -29,14 +29,8 @@ import jax
 import jax.numpy as jnp
 
 from lopt import prng
+from lopt.architecture import LOGIT_GAIN, UNKNOWN_LAYERS
 from lopt.base import Array, MetaParams, ParamSpec, PRNGKey
-
-UNKNOWN_LAYERS = 3
-"""L where it is not known."""
-
-LOGIT_GAIN = 3.0
-"""What outputs are multiplied by as logits: for a share to go from 0.05 to 0.5 a logit
-moves by 3, while a step size hardly ever needs e³ times its prior's."""
 
 
 class Prior(NamedTuple):

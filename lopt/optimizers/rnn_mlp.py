@@ -15,6 +15,7 @@ import optax
 from jax.typing import ArrayLike
 
 from lopt import checks, features, prng
+from lopt.architecture import TIME_SCALES
 from lopt.base import Array, LearnedOptimizer
 from lopt.features import log_abs
 from lopt.numerics import root
@@ -103,7 +104,7 @@ def rnn_mlp(
     checks.check_positive(step_mult=step_mult, exp_mult=exp_mult)
     num_inputs = from_lstm + from_mlp + 14 + MOST_AXES
     num_channels = 3 + 4 * len(decays)
-    num_shared = len(features.TIME_SCALES) + 3 + lstm_to_mlp
+    num_shared = len(TIME_SCALES) + 3 + lstm_to_mlp
 
     def init(key):
         keys = prng.split(key, 4)
@@ -283,7 +284,7 @@ def channels(g: Array, p: Array, statistics: Statistics) -> list[Array]:
 
 def shared_inputs(step: Array, num_tensors: int, p: Array, to_mlp: Array) -> Array:
     """What all elements of a tensor see: sines of time, sizes, the LSTM's message."""
-    scales = jnp.pi * jnp.asarray(features.TIME_SCALES, jnp.float32)
+    scales = jnp.pi * jnp.asarray(TIME_SCALES, jnp.float32)
     sizes = [
         jnp.log(float(num_tensors)) - 1.0,
         jnp.log(_norm(p) + 1e-8),

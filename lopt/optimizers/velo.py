@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from lopt import checks, features, mup, prng
+from lopt.architecture import CLIP, NUM_COURSE, velo_channels
 from lopt.base import Array, LearnedOptimizer, MetaParams, Params, Specs
 from lopt.optimizers import channels, course, network, recurrent
 from lopt.optimizers.channels import Moments
@@ -30,10 +31,8 @@ MIXTURE_SCALE = 100.0
 MOMENTUM_DECAYS = FACTORED_DECAYS = (0.9, 0.99, 0.999)
 RMS_DECAYS = (0.999,)
 _MOST_AXES = 4
-NUM_INPUTS = course.NUM_FEATURES + 1 + (1 + _MOST_AXES) + 2 * len(MOMENTUM_DECAYS)
-NUM_CHANNELS = channels.num_channels(
-    len(MOMENTUM_DECAYS), len(RMS_DECAYS), len(FACTORED_DECAYS)
-)
+NUM_INPUTS = NUM_COURSE + 1 + (1 + _MOST_AXES) + 2 * len(MOMENTUM_DECAYS)
+NUM_CHANNELS = velo_channels(len(MOMENTUM_DECAYS), len(RMS_DECAYS), len(FACTORED_DECAYS))
 
 
 class VeloState(NamedTuple):
@@ -172,10 +171,7 @@ def mixture_optimizer(
                 return updates, state._replace(step=step, losses=losses)
             lstm = advance(theta, inputs(run, p, state.moments), state.lstm)
             told = controls(theta, lstm.hidden)
-            g = [
-                jnp.clip(x, -channels.CLIP, channels.CLIP)
-                for x in recurrent.tensors(updates)
-            ]
+            g = [jnp.clip(x, -CLIP, CLIP) for x in recurrent.tensors(updates)]
             moments = tuple(
                 channels.updated_moments(m, x, decays)
                 for m, x in zip(state.moments, g, strict=True)

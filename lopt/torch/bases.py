@@ -11,17 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lopt.architecture import DAMPING, INVERSE_ROOT, NEWTON_SCHULZ, TINY
 from lopt.specs import Kind, ParamSpec
 from lopt.torch.packing import Layout, as_matrices, from_matrices, shard, whole
-
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-DAMPING = 1e-4
-INVERSE_ROOT = (
-    (3.8497, -10.8489, 8.6115),
-    (1.8085, -0.5783, 0.0626),
-    (1.5072, -0.5908, 0.1179),
-)
-TINY = 1e-30
 
 
 class Place(NamedTuple):

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from lopt import architecture
+from lopt.architecture import TIME_SCALES
 from lopt.specs import ParamSpec
 from lopt.torch import shards
 
-TIME_SCALES = (1, 3, 10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000)
 CACHED_PIECE, LARGE_PIECE = 2**14, 2**20
 """Elements of a piece: on a CPU, where a piece is to stay in the cache, and elsewhere."""
 
@@ -109,10 +110,9 @@ def factored_axes(spec: ParamSpec) -> tuple[int, int] | None:
     d0 is the largest axis and d1 the second largest; among equals the later in
     `kernel_axes` counts as the larger.
     """
-    if len(spec.shape) < 2:
-        return None
-    order = sorted(kernel_axes(spec), key=lambda axis: spec.shape[axis])
-    return order[-2], order[-1]
+    order = kernel_axes(spec)
+    axes = architecture.factored_axes([spec.shape[axis] for axis in order])
+    return None if axes is None else (order[axes[0]], order[axes[1]])
 
 
 FactoredMoment = dict[str, Tensor]

@@ -17,16 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lopt.errors import CheckpointError
 from lopt.specs import ParamSpec, spec_of_shape
 from lopt.torch import gradients, states
 from lopt.torch.rule import Rule, State
-from lopt.torch.rules import RULES, SHARDED
+from lopt.torch.rules import RULES, built
 from lopt.torch.specs import param_specs
 from lopt.torch.theta import moved, read
-
-SHARED = "shared"
-"""The key, in `state`, of what is of the whole network."""
 
 _OWN = (
     "_theta",
@@ -34,6 +30,7 @@ _OWN = (
     "_num_steps",
     "_check_finite",
     "_rules",
+    "_shared",
     "_given",
     "_known",
     "_specs",
@@ -86,6 +83,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self._read: Tensor | None = None
         self._rules: dict[torch.device, Rule] = {}
         self._rule(torch.device("cpu"))  # complains now of what it lacks
+        self._shared: dict[str, Tensor] = {}
         self._given = specs
         self._known = {} if specs is None else specs
         if isinstance(params, nn.Module):
@@ -144,13 +142,15 @@ class LearnedOptimizer(torch.optim.Optimizer):
             rule = self._rule(device)
             gradients.check(named, [self._specs[p].shape for p in params])
             self._check_spread(named)
+            if loss is None and rule.reads_loss and self._is_at_rest():
+                self._start(rule, params)
+                return None
             value = gradients.loss_tensor(loss, device, needed=rule.reads_loss)
             value = gradients.agree(named, value, check_finite=self._check_finite)
             self._start(rule, params)
-            grads = [p.grad.float() for p in params]  # type: ignore[union-attr]
-            state = self._state_of(params)
-            updates = rule.update(grads, state, [p.float() for p in params], value)
-            self._apply(dict(zip(params, updates, strict=True)))
+            self._apply(
+                dict(zip(params, self._updates(rule, params, value), strict=True))
+            )
         return loss
 
     def reading(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -193,22 +193,21 @@ class LearnedOptimizer(torch.optim.Optimizer):
         """
         params = [p for _, p in self._named()]
         names = [name for name, _ in self._named()]
-        states.check(state_dict, self._header.optimizer, self.param_groups)
-        kept = {k: v for k, v in state_dict["state"].items() if k != SHARED}
-        own = [torch.empty_like(params[i], device="meta") for i in kept]
+        kept = states.numbered(state_dict, self._header.optimizer, self.param_groups)
+        shared: Iterable[str] = ()
         if kept:
+            own = [torch.empty_like(params[i], device="meta") for i in kept]
             specs = [self._specs[params[i]] for i in kept]
             fresh = self._rule(torch.device("cpu")).init(own, specs)
             for i, template in zip(kept, fresh.per_param, strict=True):
-                states.compare(names[i], kept[i], template)
-            states.compare(SHARED, state_dict["state"].get(SHARED), fresh.shared)
+                states.compare(names[i], kept[i], template | fresh.shared)
+            shared = fresh.shared
         super().load_state_dict({k: state_dict[k] for k in ("state", "param_groups")})
         # In another precision than the parameter's, which torch has cast it to.
         for i, saved in kept.items():
             self.state[params[i]] = states.copied(saved, params[i].device)
-        if kept:
-            shared = state_dict["state"][SHARED]
-            self.state[SHARED] = states.copied(shared, params[0].device)
+        first = next(iter(self.state.values()), {})
+        self._shared = {name: first[name] for name in shared}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), **{name: vars(self)[name] for name in _OWN}}
@@ -245,15 +244,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     def _rule(self, device: torch.device) -> Rule:
         if device not in self._rules:
-            name, options = self._header.optimizer, self._header.options
             theta = moved(self._theta, device)
-            try:
-                rule = RULES[name](theta, num_steps=self._num_steps, **options)
-            except TypeError as error:
-                if "unexpected keyword" not in str(error):
-                    raise
-                raise CheckpointError(f"`{name}` in torch: {error}") from error
-            self._rules[device] = rule
+            name, options = self._header.optimizer, self._header.options
+            self._rules[device] = built(name, theta, options, self._num_steps)
         return self._rules[device]
 
     def _check_spread(self, named: list[tuple[str, Tensor]]) -> None:
@@ -264,22 +257,39 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 raise ValueError(
                     f"all parameters must be on one device: `{name}` is on {devices}"
                 )
-            if hasattr(p, "device_mesh") and self._header.optimizer not in SHARDED:
-                raise TypeError(
-                    f"`{self._header.optimizer}` does not know sharded "
-                    f"parameters in torch: `{name}` is a DTensor"
-                )
+
+    def _is_at_rest(self) -> bool:
+        """Whether all rates are 0: what makes torch's checkpoint tools an empty state,
+        by a step without a loss."""
+        return not any(float(group["lr"]) for group in self.param_groups)
 
     def _start(self, rule: Rule, params: list[Tensor]) -> None:
         new = [p for p in params if p not in self.state]
         if new:
             fresh = rule.init(new, [self._specs[p] for p in new])
             self.state.update(zip(new, fresh.per_param, strict=True))
-            self.state.setdefault(SHARED, fresh.shared)
+            self._shared = self._shared or fresh.shared
+            self._share()
 
-    def _state_of(self, params: list[Tensor]) -> State:
-        specs = tuple(self._specs[p] for p in params)
-        return State(specs, self.state[SHARED], [self.state[p] for p in params])
+    def _share(self) -> None:
+        # Where torch's tools look, which know no state but that of a parameter.
+        for kept in self.state.values():
+            kept.update(self._shared)
+
+    def _updates(
+        self, rule: Rule, params: list[Tensor], loss: Tensor | None
+    ) -> list[Tensor]:
+        grads = [p.grad.float() for p in params]  # type: ignore[union-attr]
+        own = [
+            {name: x for name, x in self.state[p].items() if name not in self._shared}
+            for p in params
+        ]
+        state = State(tuple(self._specs[p] for p in params), self._shared, own)
+        updates = rule.update(grads, state, [p.float() for p in params], loss)
+        for p, kept in zip(params, own, strict=True):
+            self.state[p].update(kept)
+        self._share()
+        return updates
 
     def _apply(self, updates: dict[Tensor, Tensor]) -> None:
         for group in self.param_groups:

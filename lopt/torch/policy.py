@@ -14,15 +14,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lopt.architecture import (
+    BOUND,
+    EMA_DECAYS,
+    LOGIT_GAIN,
+    STRUCTURE_BOUND,
+    UNKNOWN_LAYERS,
+)
 from lopt.specs import ROLES, ParamSpec
 from lopt.torch.packing import SMALLEST, Packing, Stacks, norms, products
 
-EMA_DECAYS = (0.9, 0.99, 1.0)
-BOUND = 3.0
-STRUCTURE_BOUND = 1.5
 EPS = 1e-12
-UNKNOWN_LAYERS = 3
-LOGIT_GAIN = 3.0
 NUM_SHARED, NUM_MEASURED, NUM_STRUCTURE = 6, 6, len(ROLES) + 3
 
 

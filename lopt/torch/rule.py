@@ -20,8 +20,9 @@ Theta = dict[str, Any]
 class State(NamedTuple):
     """What a rule carries from step to step.
 
-    The dicts have the same keys in every step. Their tensors may be replaced as well as
-    changed in place; they are kept in checkpoints, in their own dtypes.
+    The dicts have the same keys in every step, `shared` none that the others have. Their
+    tensors may be replaced as well as changed in place; they are kept in checkpoints, in
+    their own dtypes.
     """
 
     specs: tuple[ParamSpec, ...]  # of the parameters, in their order

@@ -11,11 +11,40 @@ IDENTITY = "lopt"
 """The key of a state dict that says what it is of."""
 
 
-def check(
+def numbered(
     state_dict: Mapping[str, Any], optimizer: str, groups: Sequence[Mapping[str, Any]]
-) -> None:
-    """Raises `ValueError` unless it is of this optimizer and so many parameters."""
+) -> dict[int, Any]:
+    """What was saved of parameters, by their numbers.
+
+    Tools of `torch.distributed.checkpoint` name parameters, and keep nothing but "state"
+    and "param_groups": what these are of is then seen by what is in them.
+
+    Args:
+      state_dict: of an optimizer.
+      optimizer: name of the architecture that it must be of.
+      groups: that it must have.
+
+    Raises:
+      ValueError: it is of another optimizer, or of other numbers of parameters.
+    """
+    _check_identity(state_dict, optimizer)
+    sizes = [len(group["params"]) for group in groups]
+    saved = [len(group["params"]) for group in state_dict["param_groups"]]
+    if sizes != saved:
+        rule = f"groups of {saved} parameters, the optimizer of {sizes}"
+        raise ValueError(f"this state dict has {rule}")
+    keys = [key for group in state_dict["param_groups"] for key in group["params"]]
+    number = {key: i for i, key in enumerate(keys)}
+    for key in state_dict["state"]:
+        if key not in number:
+            raise ValueError(f"this state dict has a state of `{key}`, which is unknown")
+    return {number[key]: kept for key, kept in state_dict["state"].items()}
+
+
+def _check_identity(state_dict: Mapping[str, Any], optimizer: str) -> None:
     identity = state_dict.get(IDENTITY)
+    if identity is None and state_dict.get("state"):
+        return
     if not isinstance(identity, Mapping) or "state" not in state_dict:
         raise ValueError("this state dict is not of a learned optimizer")
     if identity.get("version") != VERSION:
@@ -26,11 +55,6 @@ def check(
         raise ValueError(
             f"this state dict is of `{have}`, the optimizer is `{optimizer}`"
         )
-    sizes = [len(group["params"]) for group in groups]
-    saved = [len(group["params"]) for group in state_dict["param_groups"]]
-    if sizes != saved:
-        rule = f"groups of {saved} parameters, the optimizer of {sizes}"
-        raise ValueError(f"this state dict has {rule}")
 
 
 def compare(name: str, saved: Any, template: Mapping[str, Tensor]) -> None:

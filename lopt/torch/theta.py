@@ -1,5 +1,6 @@
 """A learned optimizer's weights in torch: read from a file, checked, without jax."""
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,18 +40,43 @@ def read(path_or_name: str | Path, known: Mapping[str, Any]) -> tuple[Theta, Hea
     return _nested(tensors), header
 
 
-def check_theta(theta: Theta, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises `CheckpointError` unless theta is of these tensors, named by `/`-paths."""
-    flat = fileformat.flatten(theta)
-    for name in sorted({*flat, *shapes}):
+Shapes = Mapping[str, Any]
+"""Shapes of theta's tensors, nested like it."""
+
+
+def check_theta(theta: Theta, shapes: Shapes) -> None:
+    """Raises `CheckpointError` unless theta is of tensors of these names and shapes."""
+    flat, expected = fileformat.flatten(theta), fileformat.flatten(shapes)
+    for name in sorted({*flat, *expected}):
         if name not in flat:
             raise _foreign(f"it lacks `{name}`")
-        if name not in shapes:
+        if name not in expected:
             raise _foreign(f"`{name}` is unknown")
-        if tuple(flat[name].shape) != shapes[name] or flat[name].dtype != torch.float32:
+        if tuple(flat[name].shape) != expected[name] or flat[name].dtype != torch.float32:
             kind = str(flat[name].dtype).removeprefix("torch.")
-            have, want = f"{kind}{list(flat[name].shape)}", f"float32{list(shapes[name])}"
+            have = f"{kind}{list(flat[name].shape)}"
+            want = f"float32{list(expected[name])}"
             raise _foreign(f"`{name}` must be {want}, got {have}")
+
+
+def network_shapes(*sizes: int) -> Shapes:
+    """Of a network with these layer sizes: weights [outputs, inputs] and biases."""
+    return {
+        name: shape
+        for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes))
+        for name, shape in {f"w{i}": (n_out, n_in), f"b{i}": (n_out,)}.items()
+    }
+
+
+def linear_shapes(n_in: int, n_out: int) -> Shapes:
+    """Of x w + b."""
+    return {"w": (n_in, n_out), "b": (n_out,)}
+
+
+def lstm_shapes(n_in: int, hidden_size: int) -> Shapes:
+    """Of an LSTM: its four gates and its starting state."""
+    start = {"hidden": (1, hidden_size), "cell": (1, hidden_size)}
+    return {"linear": linear_shapes(n_in + hidden_size, 4 * hidden_size), **start}
 
 
 def moved(theta: Theta, device: torch.device) -> Theta:

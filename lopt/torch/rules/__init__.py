@@ -1,8 +1,13 @@
 """Update rules in torch, one a file: the names and options of lopt/optimizers/."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
-from lopt.torch.rule import Rule
+from lopt import factories
+from lopt.errors import CheckpointError, ConfigError
+from lopt.options import typed_options
+from lopt.torch.rule import Rule, Theta
 from lopt.torch.rules.adafac_mlp import adafac_mlp
 from lopt.torch.rules.celo import celo
 from lopt.torch.rules.celo2 import celo2
@@ -29,5 +34,21 @@ RULES: dict[str, Callable[..., Rule]] = {
     "velo": velo,
 }
 
-SHARDED = frozenset({"adafac_mlp", "celo2", "layerwise", "mlp"})
-"""Those that take DTensors."""
+
+def built(
+    name: str, theta: Theta, options: Mapping[str, Any], num_steps: int | None
+) -> Rule:
+    """The rule of a file: its weights, and the options in its header.
+
+    Raises:
+      CheckpointError: an unknown option, a value that it may not have, or weights that
+        are not of these options.
+      TypeError: the rule needs `num_steps`.
+    """
+    try:
+        typed = typed_options(RULES[name], options, where="optimizer")
+        factory = partial(RULES[name], theta, num_steps=num_steps)
+        return factories.call(factory, typed, where="optimizer")
+    except ConfigError as error:
+        message = f"`{name}` in torch: {error.message}"
+        raise CheckpointError(message, hint=error.hint) from error

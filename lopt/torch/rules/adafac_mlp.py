@@ -11,14 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lopt import checks
+from lopt.architecture import TIME_SCALES, adafac_channels
 from lopt.specs import ParamSpec, update_multiplier
-from lopt.torch import features, shards
+from lopt.torch import features, network, shards
 from lopt.torch.features import Piece
 from lopt.torch.moments import Axes, own, start_moments, update_moments
+from lopt.torch.network import Channels
 from lopt.torch.rule import Rule, State, Theta
-from lopt.torch.rules import network
-from lopt.torch.rules.network import Channels
-from lopt.torch.rules.stored import stored
+from lopt.torch.stored import StateDtype, stored
+from lopt.torch.theta import check_theta, network_shapes
 
 
 def adafac_mlp(
@@ -32,18 +34,31 @@ def adafac_mlp(
     step_mult: float = 0.001,
     exp_mult: float = 0.001,
     eps: float = 1e-5,
-    state_dtype: str = "float32",
+    state_dtype: StateDtype = "float32",
 ) -> Rule:
     """p ← p - λ · step_mult · a · exp(exp_mult · b), for outputs (a, b) of the network.
 
     Options are those of the pair.
+
+    Raises:
+      BrokenRule: an option is out of range.
+      CheckpointError: theta is not of these options.
     """
-    del num_steps, hidden_sizes
+    del num_steps
+    checks.check_positive(step_mult=step_mult, eps=eps)
     initial = {
         "momentum_decays": momentum_decays,
         "rms_decays": rms_decays,
         "factored_decays": factored_decays,
     }
+    checks.check_decays(**initial)
+    checks.check_counts(
+        momentum_decays, rms_decays=rms_decays, factored_decays=factored_decays
+    )
+    num_inputs = adafac_channels(*map(len, initial.values())) + len(TIME_SCALES)
+    layers = network_shapes(num_inputs, *hidden_sizes, 2)
+    counts = {name: (len(d),) for name, d in initial.items()}
+    check_theta(theta, {**counts, "network": layers})
     decays = [features.learned_decays(d, theta[name]) for name, d in initial.items()]
     rule = _AdafacMlp(
         theta["network"], tuple(decays), step_mult=step_mult, exp_mult=exp_mult, eps=eps

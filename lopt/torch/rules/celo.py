@@ -10,8 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lopt import checks
+from lopt.architecture import NUM_COURSE
+from lopt.torch import recurrent
 from lopt.torch.rule import Rule, Theta
-from lopt.torch.rules import recurrent
 from lopt.torch.rules.velo import Controls, mixture_rule
 
 
@@ -29,16 +31,31 @@ def celo(
     """p ← p - λ · s · step_mult · a · exp(exp_mult · b) · √(mean(p²) + 1e-9).
 
     Options are those of the pair.
+
+    Raises:
+      BrokenRule: an option is out of range.
+      CheckpointError: theta is not of these options.
+      TypeError: no `num_steps`.
     """
-    del hidden_size, hidden_sizes
+    checks.check_choices((1, 2), phase=phase)
 
     def controls(h: Tensor) -> Controls:
         mixture = torch.softmax(recurrent.linear(theta["controls"], h), 1) / num_networks
         steps = 0.1 * recurrent.linear(theta["step_size"], h)[:, 0].exp()
         return Controls(mixture, steps if phase == 2 else torch.ones_like(steps))
 
-    multipliers = step_mult, exp_mult
-    return mixture_rule(theta, num_steps, run_alone, controls, multipliers)
+    return mixture_rule(
+        theta,
+        num_steps,
+        run_alone,
+        controls,
+        num_inputs=NUM_COURSE,
+        hidden_size=hidden_size,
+        num_networks=num_networks,
+        hidden_sizes=hidden_sizes,
+        step_mult=step_mult,
+        exp_mult=exp_mult,
+    )
 
 
 def run_alone(

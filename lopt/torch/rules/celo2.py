@@ -14,14 +14,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lopt import checks
+from lopt.architecture import CLIP, velo_channels
 from lopt.specs import ParamSpec, update_multiplier
-from lopt.torch import features, shards
+from lopt.torch import features, network, shards
 from lopt.torch.bases import orthogonalize as semi_orthogonal
+from lopt.torch.channels import Seen, channels, seen
 from lopt.torch.moments import start_moments, update_moments
 from lopt.torch.rule import Rule, State, Theta
-from lopt.torch.rules import network
-from lopt.torch.rules.channels import CLIP, Seen, channels, seen
-from lopt.torch.rules.stored import stored
+from lopt.torch.stored import StateDtype, stored
+from lopt.torch.theta import check_theta, network_shapes
 
 EPS = 1e-9
 """Added to the mean squares that inputs and output are normalized by."""
@@ -44,23 +46,34 @@ def celo2(
     orthogonalize: bool = True,
     vectors: Literal["adamw", "adam", "learned"] = "adamw",
     axes: Literal["specs", "last"] = "specs",
-    state_dtype: Literal["float32", "bfloat16"] = "float32",
+    state_dtype: StateDtype = "float32",
 ) -> Rule:
     """p ← p - η (λ u + ω p), for a direction u of unit RMS.
 
     Options are those of the pair.
 
     Raises:
+      BrokenRule: an option is out of range.
+      CheckpointError: theta is not of these options.
       TypeError: a cosine, and no `num_steps`.
     """
-    del hidden_sizes
+    checks.check_positive(learning_rate=learning_rate, vector_mult=vector_mult)
+    checks.check_not_negative(weight_decay=weight_decay)
+    decays = {
+        "momentum_decays": momentum_decays,
+        "rms_decays": rms_decays,
+        "factored_decays": factored_decays,
+    }
+    checks.check_decays(**decays)
+    checks.check_counts(**decays)
     if schedule == "cosine" and num_steps is None:
         raise TypeError("celo2 with a cosine needs `num_steps`, the length of a run")
+    num_inputs = velo_channels(*map(len, decays.values()))
+    check_theta(theta, {"network": network_shapes(num_inputs, *hidden_sizes, 3)})
     bias = theta["network"]["b0"]
-    lists = momentum_decays, rms_decays, factored_decays
     rule = _Celo2(
         theta["network"],
-        tuple(bias.new_tensor(decays) for decays in lists),
+        tuple(bias.new_tensor(d) for d in decays.values()),
         num_steps if schedule == "cosine" else None,
         (learning_rate, learning_rate * vector_mult),
         weight_decay,

@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from lopt import checks
 from lopt.errors import CheckpointError, unknown_name
 from lopt.specs import ParamSpec, update_multiplier
 from lopt.torch import policy
@@ -25,7 +26,7 @@ from lopt.torch.bases import BASES, Base, Place
 from lopt.torch.packing import Packing, Stacks, packing
 from lopt.torch.policy import EPS, Policy, Prior
 from lopt.torch.rule import State, Theta
-from lopt.torch.stored import rounded
+from lopt.torch.stored import StateDtype, rounded
 from lopt.torch.theta import check_theta
 
 PRIOR_LOGITS: Mapping[str, float] = MappingProxyType({"muon": 4.0})
@@ -47,25 +48,32 @@ def layerwise(
     prior_blend: Sequence[float] = (0.3, 0.7),
     embedding_size: int = 0,
     num_tensors: int = 0,
-    state_dtype: str = "float32",
+    state_dtype: StateDtype = "float32",
 ) -> "Layerwise":
     """The rule; its options are told where they are checked, at the factory in jax.
 
     Raises:
       TypeError: no `num_steps`.
+      BrokenRule: an option is out of range.
       CheckpointError: a base that torch lacks, or theta is not of these options.
     """
     if num_steps is None:
         raise TypeError("`layerwise` needs `num_steps`, the length of the run")
+    checks.check_positive(
+        learning_rate=learning_rate, decay_steps=decay_steps, logit_scale=logit_scale
+    )
+    checks.check_not_negative(final=final, weight_decay=weight_decay)
+    checks.check_blend(momenta, prior_blend)
     for name in bases:
         if name not in BASES:
             raise unknown_name("base in torch", name, BASES, error=CheckpointError)
     num_inputs = policy.NUM_SHARED + policy.NUM_MEASURED + len(momenta)
     num_inputs += policy.NUM_STRUCTURE + embedding_size
     sizes = [num_inputs, *hidden_sizes, len(bases) + len(momenta) + 3]
-    shapes: dict[str, tuple[int, ...]] = {}
+    layers: dict[str, tuple[int, ...]] = {}
     for i, n in enumerate(sizes[1:]):
-        shapes |= {f"network/w{i}": (sizes[i], n), f"network/b{i}": (n,)}
+        layers |= {f"w{i}": (sizes[i], n), f"b{i}": (n,)}
+    shapes: dict[str, Any] = {"network": layers}
     if embedding_size:
         shapes["embedding"] = (num_tensors, embedding_size)
     check_theta(theta, shapes)

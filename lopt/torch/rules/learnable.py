@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lopt import checks
 from lopt.specs import ROLES, Kind, ParamSpec, update_multiplier
 from lopt.torch import features
 from lopt.torch.rule import Rule, State, Theta
+from lopt.torch.theta import check_theta
 
 Values = dict[str, Tensor]
 """Theta, or what of it is of a tensor's role: scalars."""
@@ -29,7 +31,8 @@ def learnable_sgd(
     per_role: bool = False,
 ) -> Rule:
     """p ← p - lr g; options are those of the pair."""
-    del num_steps, learning_rate
+    _check(theta, per_role, "log_lr")
+    del num_steps, learning_rate  # where theta starts
 
     def step(values: Values, count: Tensor, g: Tensor, acc: list[Tensor]) -> Tensor:
         del count, acc
@@ -47,6 +50,7 @@ def learnable_sgdm(
     per_role: bool = False,
 ) -> Rule:
     """z ← g + β z, p ← p - lr z; options are those of the pair."""
+    _check(theta, per_role, "log_lr", "log_one_minus_momentum")
     del num_steps, learning_rate, momentum
 
     def step(values: Values, count: Tensor, g: Tensor, acc: list[Tensor]) -> Tensor:
@@ -70,6 +74,9 @@ def learnable_adam(
     per_role: bool = False,
 ) -> Rule:
     """p ← p - lr μ̂ / (√(ν̂ + eps_root) + ε); options are those of the pair."""
+    names = "log_lr", "log_one_minus_b1", "log_one_minus_b2", "log_eps"
+    _check(theta, per_role, *names)
+    checks.check_not_negative(eps_root=eps_root)
     del num_steps, learning_rate, b1, b2, eps
 
     def step(values: Values, count: Tensor, g: Tensor, acc: list[Tensor]) -> Tensor:
@@ -82,6 +89,11 @@ def learnable_adam(
         return values["log_lr"].exp() * mu / (1.0 - b1**count) / root
 
     return _Learnable(theta, per_role, ("mu", "nu"), "entrywise", step)
+
+
+def _check(theta: Theta, per_role: bool, *names: str) -> None:
+    shape = (len(ROLES),) if per_role else ()
+    check_theta(theta, dict.fromkeys(names, shape))
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lopt import checks
+from lopt.architecture import TIME_SCALES
 from lopt.specs import ParamSpec, update_multiplier
-from lopt.torch import features, shards
+from lopt.torch import features, network, shards
 from lopt.torch.features import Piece
+from lopt.torch.network import Channels
 from lopt.torch.rule import Rule, State, Theta
-from lopt.torch.rules import network
-from lopt.torch.rules.network import Channels
-from lopt.torch.rules.stored import stored
+from lopt.torch.stored import StateDtype, stored
+from lopt.torch.theta import check_theta, network_shapes
 
 
 def mlp(
@@ -28,13 +30,21 @@ def mlp(
     step_mult: float = 0.001,
     exp_mult: float = 0.001,
     eps: float = 1e-5,
-    state_dtype: str = "float32",
+    state_dtype: StateDtype = "float32",
 ) -> Rule:
     """p ← p - λ · step_mult · a · exp(exp_mult · b), for outputs (a, b) of the network.
 
     Options are those of the pair.
+
+    Raises:
+      BrokenRule: an option is out of range.
+      CheckpointError: theta is not of these options.
     """
-    del num_steps, hidden_sizes
+    del num_steps
+    checks.check_positive(step_mult=step_mult, eps=eps)
+    checks.check_decays(decays=decays)
+    num_inputs = 2 + len(decays) + len(TIME_SCALES)
+    check_theta(theta, {"network": network_shapes(num_inputs, *hidden_sizes, 2)})
     layers = theta["network"]
     rule = _Mlp(layers, layers["b0"].new_tensor(decays), step_mult, exp_mult, eps)
     return stored(rule, state_dtype)

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from lopt.specs import ParamSpec, update_multiplier
-from lopt.torch import features, shards
+from lopt.torch import features, recurrent, shards
 from lopt.torch.rule import Rule, State, Theta
-from lopt.torch.rules import recurrent
+from lopt.torch.theta import check_theta, linear_shapes, lstm_shapes
 
 NAMES = ("lr", "beta1", "beta2", "epsilon")
 """The hyperparameters, in the order of the LSTM's outputs."""
 
+_NUM_INPUTS = 19
 _MAX_GRADIENT = 1000.0
 
 
@@ -33,8 +34,18 @@ def nn_adam(
     output_scale: float = 0.01,
     decay_strength: float = 0.0,
 ) -> Rule:
-    """Adam with per-tensor hyperparameters that an LSTM moves; options as of the pair."""
-    del num_steps, hidden_size, learning_rate, b1, b2, eps
+    """Adam with per-tensor hyperparameters that an LSTM moves; options as of the pair.
+
+    Raises:
+      CheckpointError: theta is not of these options.
+    """
+    del num_steps, learning_rate, b1, b2, eps  # where theta starts
+    shapes = {
+        "initial": {name: () for name in NAMES},
+        "lstm": lstm_shapes(_NUM_INPUTS, hidden_size),
+        "controls": linear_shapes(hidden_size, len(NAMES)),
+    }
+    check_theta(theta, shapes)
     return _NNAdam(theta, output_scale, decay_strength)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lopt import checks
 from lopt.specs import ParamSpec
 from lopt.torch import shards
 from lopt.torch.rule import Rule, State, Theta
@@ -30,6 +31,7 @@ def mup_adafac(
     clip_norm: float = 0.0,
 ) -> Rule:
     """`adafac_mlp`, gradients clipped first, then made finite; options as of the pair."""
+    checks.check_not_negative(clip_norm=clip_norm)
     rule = adafac_mlp(
         theta,
         num_steps=num_steps,

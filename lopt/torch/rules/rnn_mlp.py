@@ -15,13 +15,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lopt import checks
+from lopt.architecture import TIME_SCALES
 from lopt.specs import ParamSpec, update_multiplier
-from lopt.torch import features, shards
+from lopt.torch import features, network, recurrent, shards
 from lopt.torch.features import Piece, log_abs
 from lopt.torch.moments import own
+from lopt.torch.network import Channels
 from lopt.torch.rule import Rule, State, Theta
-from lopt.torch.rules import network, recurrent
-from lopt.torch.rules.network import Channels
+from lopt.torch.theta import (
+    check_theta,
+    linear_shapes,
+    lstm_shapes,
+    network_shapes,
+)
 
 EPS = 1e-5
 """Added to the mean squares that channels are normalized by."""
@@ -44,8 +51,27 @@ def rnn_mlp(
     step_mult: float = 0.001,
     exp_mult: float = 0.01,
 ) -> Rule:
-    """p ← p - λ · step_mult · a · exp(exp_mult · b); options are those of the pair."""
-    del num_steps, hidden_size, hidden_sizes, from_mlp, from_lstm, lstm_to_mlp
+    """p ← p - λ · step_mult · a · exp(exp_mult · b); options are those of the pair.
+
+    Raises:
+      BrokenRule: an option is out of range.
+      CheckpointError: theta is not of these options.
+    """
+    del num_steps
+    checks.check_decays(decays=decays)
+    checks.check_positive(step_mult=step_mult, exp_mult=exp_mult)
+    num_channels = 3 + 4 * len(decays)
+    num_shared = len(TIME_SCALES) + 3 + lstm_to_mlp
+    sizes = num_channels + num_shared, *hidden_sizes, 2 + from_mlp
+    shapes = {
+        "network": network_shapes(*sizes),
+        "lstm": lstm_shapes(from_lstm + from_mlp + 14 + MOST_AXES, hidden_size),
+        "to_all": linear_shapes(hidden_size, from_lstm),
+        "to_mlp": linear_shapes(hidden_size, lstm_to_mlp),
+        "from_lstm": (from_lstm,),
+        "from_mlp": (from_mlp,),
+    }
+    check_theta(theta, shapes)
     return _RnnMlp(theta, theta["from_lstm"].new_tensor(decays), step_mult, exp_mult)
 
 
@@ -196,7 +222,7 @@ def _channels(g: Tensor, p: Tensor, m: Tensor, r: Tensor) -> Channels:
 def _shared_inputs(step: int, num_tensors: int, p: Tensor) -> Tensor:
     """What all elements of a tensor see beside the message: sines of time, sizes."""
     device = shards.local(p).device
-    scales = math.pi * torch.tensor(features.TIME_SCALES, dtype=torch.float32)
+    scales = math.pi * torch.tensor(TIME_SCALES, dtype=torch.float32)
     time = torch.sin(step / scales).to(device)
     numbers = torch.tensor([math.log(num_tensors) - 1.0, math.log(p.numel())])
     many, number = numbers.to(device)

@@ -13,12 +13,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lopt import checks
+from lopt.architecture import CLIP, NUM_COURSE, velo_channels
 from lopt.specs import ParamSpec, update_multiplier
-from lopt.torch import features, shards
+from lopt.torch import course, features, network, recurrent, shards
+from lopt.torch.channels import channels, seen
 from lopt.torch.moments import start_moments, update_moments
 from lopt.torch.rule import Rule, State, Theta
-from lopt.torch.rules import course, network, recurrent
-from lopt.torch.rules.channels import CLIP, channels, seen
+from lopt.torch.theta import (
+    check_theta,
+    linear_shapes,
+    lstm_shapes,
+    network_shapes,
+)
 
 EPS = 1e-5
 """Added to the mean squares that channels are normalized by."""
@@ -26,6 +33,7 @@ MIXTURE_SCALE = 100.0
 MOMENTUM_DECAYS = FACTORED_DECAYS = (0.9, 0.99, 0.999)
 RMS_DECAYS = (0.999,)
 _MOST_AXES = 4
+NUM_INPUTS = NUM_COURSE + 1 + (1 + _MOST_AXES) + 2 * len(MOMENTUM_DECAYS)
 
 
 class Controls(NamedTuple):
@@ -54,22 +62,30 @@ def velo(
     """p ← p - λ · s · step_mult · a · exp(exp_mult · b) · √(mean(p²) + 1e-9).
 
     Options are those of the pair.
+
+    Raises:
+      BrokenRule: an option is out of range.
+      CheckpointError: theta is not of these options.
+      TypeError: no `num_steps`.
     """
-    del hidden_size, hidden_sizes
 
     def controls(h: Tensor) -> Controls:
         mixture = MIXTURE_SCALE * recurrent.linear(theta["controls"], h) / num_networks
         return Controls(mixture, recurrent.linear(theta["step_size"], h)[:, 0])
 
-    multipliers = step_mult, exp_mult
     return mixture_rule(
         theta,
         num_steps,
         tensor_inputs,
         controls,
-        multipliers,
-        loss_horizon,
-        keeps_lstm_state,
+        num_inputs=NUM_INPUTS,
+        hidden_size=hidden_size,
+        num_networks=num_networks,
+        hidden_sizes=hidden_sizes,
+        step_mult=step_mult,
+        exp_mult=exp_mult,
+        loss_horizon=loss_horizon,
+        keeps_lstm_state=keeps_lstm_state,
     )
 
 
@@ -78,7 +94,13 @@ def mixture_rule(
     num_steps: int | None,
     inputs: _Inputs,
     controls: Callable[[Tensor], Controls],
-    multipliers: tuple[float, float],
+    *,
+    num_inputs: int,
+    hidden_size: int,
+    num_networks: int,
+    hidden_sizes: Sequence[int],
+    step_mult: float,
+    exp_mult: float,
     loss_horizon: int | None = None,
     keeps_lstm_state: bool = True,
 ) -> Rule:
@@ -89,17 +111,26 @@ def mixture_rule(
       num_steps: the length of the run.
       inputs: what the LSTM sees.
       controls: of the LSTM's output [T, H].
-      multipliers: `step_mult` and `exp_mult`.
-      loss_horizon: as in `velo`.
-      keeps_lstm_state: likewise.
-
-    Raises:
-      TypeError: no `num_steps`.
+      num_inputs: of the LSTM for each tensor.
+      hidden_size: and all that follow: as in `velo`.
     """
+    checks.check_positive(step_mult=step_mult, exp_mult=exp_mult)
+    if loss_horizon is not None:
+        checks.check_integers(10, loss_horizon=loss_horizon)
     if num_steps is None:
         raise TypeError("this optimizer needs `num_steps`, the length of the run")
-    bias = theta["step_size"]["b"]
     lists = MOMENTUM_DECAYS, RMS_DECAYS, FACTORED_DECAYS
+    bank = network_shapes(velo_channels(*map(len, lists)), *hidden_sizes, 3)
+    shapes = {
+        "network": {name: (num_networks, *shape) for name, shape in bank.items()},
+        "shared": linear_shapes(num_inputs, hidden_size),
+        "own": linear_shapes(num_inputs, hidden_size),
+        "lstm": lstm_shapes(hidden_size, hidden_size),
+        "controls": linear_shapes(hidden_size, num_networks),
+        "step_size": linear_shapes(hidden_size, 1),
+    }
+    check_theta(theta, shapes)
+    bias = theta["step_size"]["b"]
     return _Mixture(
         theta,
         tuple(bias.new_tensor(decays) for decays in lists),
@@ -107,7 +138,8 @@ def mixture_rule(
         num_steps if loss_horizon is None else loss_horizon,
         inputs,
         controls,
-        *multipliers,
+        step_mult,
+        exp_mult,
         keeps_lstm_state,
     )
 

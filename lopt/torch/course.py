@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-FRACTIONS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
-NUM_AVERAGES = 10
+from lopt.architecture import FRACTIONS, NUM_AVERAGES
 
 
 def fraction_features(step: int, num_steps: int, device: torch.device) -> Tensor:

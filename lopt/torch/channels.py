@@ -9,10 +9,7 @@ from torch import Tensor
 from lopt.torch import features, shards
 from lopt.torch.features import Piece
 from lopt.torch.moments import Axes, own
-from lopt.torch.rules.network import Channels
-
-CLIP = 1000.0
-"""Larger gradients are clipped, element by element, before anything is done with them."""
+from lopt.torch.network import Channels
 
 
 class Seen(NamedTuple):
