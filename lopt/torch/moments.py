@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lopt.torch import features, shards
+from lopt.torch.features import Piece
+from lopt.torch.threads import over_pieces
 
 Axes = tuple[int, int] | None
 """The axes (d1, d0) that a tensor is factored over."""
@@ -34,9 +36,12 @@ def update_moments(
     features.update_factored_moment(moments, g, d_v, axes)
     m, r = own(moments)
     g = shards.local(g)
-    for piece in features.pieces(g):
+
+    def update(piece: Piece) -> None:
         features.update_momenta(features.part(m, piece), g[piece], d_m)
         features.update_second_moments(features.part(r, piece), g[piece], d_r)
+
+    over_pieces(g, lambda: update)
 
 
 def own(moments: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -8,14 +8,17 @@ rows and columns are projected before they are broadcast.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from lopt.torch import features, shards
 from lopt.torch.features import Piece
+from lopt.torch.threads import over_pieces
+
+T = TypeVar("T")
 
 Layer = tuple[Tensor, Tensor]
 """Weights [outputs, inputs] and biases [outputs]."""
@@ -39,10 +42,9 @@ def outputs(
     p: Tensor,
     shared: Tensor,
     eps: float,
-) -> Iterator[tuple[Piece, Tensor]]:
-    """The network's outputs [o, *piece] for each piece of this process's part of `p`.
-
-    They are to be used before the next piece, which overwrites them.
+    use: Callable[[Piece, Tensor], T],
+) -> list[T]:
+    """What is made of the network's outputs for each piece of this process's part of `p`.
 
     Args:
       theta: weights `w0, b0, w1, …`, [outputs, inputs].
@@ -50,20 +52,29 @@ def outputs(
       p: the tensor.
       shared: inputs that all elements share [k].
       eps: of the normalization of every channel to an RMS of one over the tensor.
+      use: called with the outputs [o, *piece] of each piece, by several threads, which
+        overwrite them afterwards.
     """
     own, edges, later = _folded(theta, channels, p, shared, eps)
     (w, b), part = own, shards.local(p)
-    buffers = _Buffers([w.shape[1], len(b), *(len(b) for _, b in later)], part)
-    for piece in features.pieces(part):
-        x, *sums = buffers.of(piece)
-        channels.write(piece, x)
-        _write_bias(b, edges, piece, sums[0])
-        num = part[piece].numel()
-        y = sums[0].view(-1, num).addmm_(w, x.view(-1, num))
-        for (w_later, b_later), out in zip(later, sums[1:], strict=True):
-            out = out.view(-1, num)
-            y = torch.addmm(b_later[:, None], w_later, y.relu_(), out=out)
-        yield piece, y.view(-1, *x.shape[1:])
+
+    def begin() -> Callable[[Piece], T]:
+        buffers = _Buffers([w.shape[1], len(b), *(len(b) for _, b in later)], part)
+
+        def apply(piece: Piece) -> T:
+            x, *sums = buffers.of(piece)
+            channels.write(piece, x)
+            _write_bias(b, edges, piece, sums[0])
+            num = part[piece].numel()
+            y = sums[0].view(-1, num).addmm_(w, x.view(-1, num))
+            for (w_later, b_later), out in zip(later, sums[1:], strict=True):
+                out = out.view(-1, num)
+                y = torch.addmm(b_later[:, None], w_later, y.relu_(), out=out)
+            return use(piece, y.view(-1, *x.shape[1:]))
+
+        return apply
+
+    return over_pieces(part, begin)
 
 
 def updated(
@@ -77,8 +88,12 @@ def updated(
 ) -> Tensor:
     """The update size · a · exp(exp_mult · b) of outputs (a, b, …), laid out as `p`."""
     update = torch.empty_like(shards.local(p), dtype=torch.float32)
-    for piece, (a, b, *_) in outputs(theta, channels, p, shared, eps):
+
+    def write(piece: Piece, y: Tensor) -> None:
+        a, b, *_ = y
         torch.mul(a, b.mul_(exp_mult).exp_().mul_(size), out=update[piece])
+
+    outputs(theta, channels, p, shared, eps, write)
     return shards.as_part(update, p)
 
 
@@ -129,13 +144,19 @@ def _folded(
 
 def _squares(channels: Channels, num_own: int, part: Tensor) -> Tensor:
     """The sum of squares of each own channel, over this process's part: [num_own]."""
-    total = torch.zeros(num_own, device=part.device)
-    buffers = _Buffers([num_own], part)
-    for piece in features.pieces(part):
-        (x,) = buffers.of(piece)
-        channels.write(piece, x)
-        total += torch.linalg.vector_norm(x.view(num_own, -1), dim=1).square()
-    return total
+
+    def begin() -> Callable[[Piece], Tensor]:
+        buffers = _Buffers([num_own], part)
+
+        def squares(piece: Piece) -> Tensor:
+            (x,) = buffers.of(piece)
+            channels.write(piece, x)
+            return torch.linalg.vector_norm(x.view(num_own, -1), dim=1).square()
+
+        return squares
+
+    none = torch.zeros(num_own, device=part.device)
+    return sum(over_pieces(part, begin), none)
 
 
 def _edge_squares(edge: Tensor, part: Tensor) -> Tensor:

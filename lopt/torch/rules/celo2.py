@@ -20,6 +20,7 @@ from lopt.specs import ParamSpec, update_multiplier
 from lopt.torch import features, network, shards
 from lopt.torch.bases import orthogonalize as semi_orthogonal
 from lopt.torch.channels import Seen, channels, seen
+from lopt.torch.features import Piece
 from lopt.torch.moments import start_moments, update_moments
 from lopt.torch.rule import Rule, State, Theta
 from lopt.torch.stored import StateDtype, stored
@@ -154,10 +155,11 @@ class _Celo2:
         whole = p if x.p.dim() == p.dim() else x.p
         u = torch.empty_like(x.p, memory_format=torch.contiguous_format)
         none = self.decays[0].new_zeros(0)
-        for piece, outputs in network.outputs(
-            self.network, channels(x), whole, none, EPS
-        ):
-            u[piece] = outputs[0]
+
+        def write(piece: Piece, y: Tensor) -> None:
+            u[piece] = y[0]
+
+        network.outputs(self.network, channels(x), whole, none, EPS, write)
         return shards.as_part(u, whole)
 
 

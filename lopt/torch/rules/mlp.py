@@ -19,6 +19,7 @@ from lopt.torch.network import Channels
 from lopt.torch.rule import Rule, State, Theta
 from lopt.torch.stored import StateDtype, stored
 from lopt.torch.theta import check_theta, network_shapes
+from lopt.torch.threads import over_pieces
 
 
 def mlp(
@@ -77,14 +78,20 @@ class _Mlp:
             grads, state.per_param, params, state.specs, strict=True
         ):
             g, m = shards.local(g), shards.local(kept["momenta"])
-            for piece in features.pieces(g):
-                features.update_momenta(features.part(m, piece), g[piece], self.decays)
+            _observe(m, g, self.decays)
             size = -update_multiplier(spec, "entrywise") * self.step_mult
             settings = time, self.eps, size, self.exp_mult
             channels = _channels(g, shards.local(p), m)
             updates.append(network.updated(self.network, channels, p, *settings))
         state.shared["step"] += 1
         return updates
+
+
+def _observe(m: Tensor, g: Tensor, decays: Tensor) -> None:
+    def update(piece: Piece) -> None:
+        features.update_momenta(features.part(m, piece), g[piece], decays)
+
+    over_pieces(g, lambda: update)
 
 
 def _channels(g: Tensor, p: Tensor, m: Tensor) -> Channels:

@@ -29,6 +29,7 @@ from lopt.torch.theta import (
     lstm_shapes,
     network_shapes,
 )
+from lopt.torch.threads import over_pieces
 
 EPS = 1e-5
 """Added to the mean squares that channels are normalized by."""
@@ -144,9 +145,12 @@ class _RnnMlp:
 
     def _observe(self, g: Tensor, kept: dict[str, Tensor]) -> None:
         (m, r), g = own(kept), shards.local(g)
-        for piece in features.pieces(g):
+
+        def update(piece: Piece) -> None:
             features.update_momenta(features.part(m, piece), g[piece], self.decays)
             features.update_second_moments(features.part(r, piece), g[piece], self.decays)
+
+        over_pieces(g, lambda: update)
 
     def _update(
         self, g: Tensor, kept: dict[str, Tensor], p: Tensor, seen: Tensor, size: float
@@ -155,12 +159,15 @@ class _RnnMlp:
         (m, r), g = own(kept), shards.local(g)
         channels = _channels(g, shards.local(p), m, r)
         update = torch.empty_like(g, memory_format=torch.contiguous_format)
-        sums = torch.zeros_like(kept["from_mlp"])
-        outputs = network.outputs(self.theta["network"], channels, p, seen, EPS)
-        for piece, (a, b, *rest) in outputs:
+
+        def write(piece: Piece, y: Tensor) -> Tensor:
+            a, b, *rest = y
             update[piece] = size * a * torch.exp(self.exp_mult * b)
-            sums += torch.stack([x.sum() for x in rest])
-        kept["from_mlp"] = shards.total(sums, p) / p.numel()
+            return torch.stack([x.sum() for x in rest])
+
+        sums = network.outputs(self.theta["network"], channels, p, seen, EPS, write)
+        total = sum(sums, torch.zeros_like(kept["from_mlp"]))
+        kept["from_mlp"] = shards.total(total, p) / p.numel()
         return shards.as_part(update, p)
 
 
