@@ -108,7 +108,6 @@ def built(name, theta, options, num_steps):
 
 
 RULES = {{{name!r}: lambda theta, *, num_steps: built("", theta, {{}}, num_steps)}}
-SHARDED = frozenset()
 
 
 def load(params, *, num_steps=None, **options):
@@ -119,7 +118,6 @@ def load(params, *, num_steps=None, **options):
         "lopt.torch.theta:read",
         "lopt.torch.rules:built",
         "lopt.torch.rules:RULES",
-        "lopt.torch.rules:SHARDED",
     ),
 )
 
