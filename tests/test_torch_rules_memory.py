@@ -64,7 +64,7 @@ def test_pieces_do_not_change_the_update(monkeypatch):
     p, g = [torch.randn(shape)], [torch.randn(shape)]
     found = []
     for size in (2**20, 60, 7):
-        monkeypatch.setattr(features, "CACHED_PIECE", size)
+        monkeypatch.setattr(features, "SMALL_PIECE", size)
         rule = adafac_mlp(theta(), hidden_sizes=(32, 32))
         state = rule.init(p, [spec_of_shape(shape, 0)])
         rule.update(g, state, p, None)

@@ -40,7 +40,7 @@ def test_results_do_not_depend_on_their_number(count):
 
 
 def test_each_works_alone_and_others_keep_their_number(count):
-    x = torch.zeros(5 * features.CACHED_PIECE + 3)
+    x = torch.zeros(5 * features.SMALL_PIECE + 3)
     pieces = list(features.pieces(x))
     made = []
 
@@ -59,7 +59,7 @@ def test_an_exception_is_raised_where_it_was_called(count):
         raise FloatingPointError("no")
 
     with pytest.raises(FloatingPointError, match="no"):
-        threads.over_pieces(torch.zeros(3 * features.CACHED_PIECE), lambda: fail)
+        threads.over_pieces(torch.zeros(3 * features.SMALL_PIECE), lambda: fail)
 
 
 def test_nothing_is_made_of_no_elements():

@@ -17,8 +17,9 @@ from lopt.architecture import TIME_SCALES
 from lopt.specs import ParamSpec
 from lopt.torch import shards
 
-CACHED_PIECE, LARGE_PIECE = 2**14, 2**20
-"""Elements of a piece: on a CPU, where a piece is to stay in the cache, and elsewhere."""
+SMALL_PIECE, LARGE_PIECE, PIECE_OF_GPU = 2**14, 2**17, 2**20
+"""Elements of a piece: on a CPU at least and at most, and elsewhere. What is kept of a
+piece should not be much beside the tensor; smaller ones take Python too long."""
 
 Piece = tuple[slice, ...]
 """Indices of a contiguous part of a tensor [*s]."""
@@ -26,7 +27,9 @@ Piece = tuple[slice, ...]
 
 def pieces(x: Tensor) -> Iterator[Piece]:
     """Pieces that together are `x`, all of one shape but for the last along each axis."""
-    size = CACHED_PIECE if x.device.type == "cpu" else LARGE_PIECE
+    size = min(max(SMALL_PIECE, x.numel() // 64), LARGE_PIECE)
+    if x.device.type != "cpu":
+        size = PIECE_OF_GPU
     if x.numel():
         yield from _pieces(x.shape, size)
 

@@ -19,17 +19,21 @@ from lopt.torch.features import Piece
 
 T = TypeVar("T")
 
+MAX_THREADS = 6
+"""More would take more memory, and wait for Python."""
+
 
 def over_pieces(x: Tensor, begin: Callable[[], Callable[[Piece], T]]) -> list[T]:
     """What is made of each piece of `x`, in their order.
 
     Args:
-      x: on a CPU, as many threads as torch uses work on its pieces.
+      x: on a CPU, as many threads as torch uses, at most 6, work on its pieces.
       begin: called by each of them, makes the function that it calls with pieces; what
         is local to `begin` is that thread's own.
     """
     pieces = list(features.pieces(x))
     available = torch.get_num_threads() if x.device.type == "cpu" else 1
+    available = min(available, MAX_THREADS)
     count = max(1, min(len(pieces), available))
 
     @torch.no_grad()
@@ -47,7 +51,7 @@ def over_pieces(x: Tensor, begin: Callable[[], Callable[[Piece], T]]) -> list[T]
 def _threads(count: int, process: int) -> ThreadPoolExecutor:
     """Threads whose operations are each done by one thread."""
     del process  # one that was forked has none of its parent's threads
-    start = threading.Barrier(count)
+    start, before = threading.Barrier(count), torch.get_num_threads()
 
     def alone() -> None:
         torch.set_num_threads(1)
@@ -57,5 +61,5 @@ def _threads(count: int, process: int) -> ThreadPoolExecutor:
     pool = ThreadPoolExecutor(count, "lopt-pieces", initializer=alone)
     list(pool.map(lambda _: None, range(count)))
     # They have also changed what threads that are yet to come, of others, begin with.
-    torch.set_num_threads(count)
+    torch.set_num_threads(before)
     return pool
