@@ -302,8 +302,9 @@ def main() -> None:
     if unknown := set(args.rules) - set(RULES):
         parser.error(f"no rules of these names: {', '.join(sorted(unknown))}")
     results = measured(args)
+    given = ["PYLO" if part == str(args.pylo) else part for part in sys.argv[1:]]
     content = {
-        "command": " ".join(["python scripts/bench_export.py", *sys.argv[1:]]),
+        "command": " ".join(["python scripts/bench_export.py", *given]),
         "machine": torch.cuda.get_device_name() if HAS_GPU else platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
