@@ -134,10 +134,9 @@ def once(program: Program) -> None:
 
 ON_ONE_DEVICE = {
     "lopt.sharding:alike",
-    *(f"lopt.torch.shards:{name}" for name in ("local", "whole", "share", "total")),
-    "lopt.torch.shards:as_part",
-    *(f"lopt.torch.packing:{name}" for name in ("_local", "_spread_as", "added_up")),
-    *(f"lopt.torch.packing:{name}" for name in ("whole", "shard")),
+    *(f"lopt.torch.shards:{name}" for name in ("local", "whole", "added_up")),
+    *(f"lopt.torch.shards:{name}" for name in ("part", "joined")),
+    "lopt.torch.bases:_whole",
 }
 """Functions that return the first argument as it is, unless it is spread by hand."""
 

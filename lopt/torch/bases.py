@@ -13,14 +13,15 @@ from torch import Tensor
 
 from lopt.architecture import DAMPING, INVERSE_ROOT, NEWTON_SCHULZ, TINY
 from lopt.specs import Kind, ParamSpec
-from lopt.torch.packing import Layout, as_matrices, from_matrices, shard, whole
+from lopt.torch.packing import as_matrices, from_matrices
+from lopt.torch.shards import Layout, joined, part, whole
 
 
 class Place(NamedTuple):
     """What the tensors of a stack are, and when."""
 
     spec: ParamSpec
-    layout: Layout
+    layout: Layout | None
     step: int  # updates before this one
 
 
@@ -91,9 +92,9 @@ def muon() -> Base:
     def direction(u: Tensor, g: Tensor, keep: Keep, place: Place) -> Tensor:
         del g, keep
         spec, layout, _ = place
-        matrices = as_matrices(whole(u, layout, spec), spec)
+        matrices = as_matrices(_whole(u, layout), spec)
         x = orthogonalize(matrices) * max(spec.fan_in, spec.fan_out) ** 0.5
-        return shard(from_matrices(x, spec), layout)
+        return part(from_matrices(x, spec), layout)
 
     return Base("orthogonalized", direction)
 
@@ -103,14 +104,14 @@ def shampoo(*, b2: float = 0.99, largest: int = 4096) -> Base:
 
     def direction(u: Tensor, g: Tensor, keep: Keep, place: Place) -> Tensor:
         spec, layout, step = place
-        x, g = (as_matrices(whole(t, layout, spec), spec) for t in (u, g))
+        x, g = (as_matrices(_whole(t, layout), spec) for t in (u, g))
         left = keep["left"].mul_(b2).add_(g @ g.mT, alpha=1 - b2)
         right = keep["right"].mul_(b2).add_(g.mT @ g, alpha=1 - b2)
         unbias = 1 / _correction(b2, step)
         x = times_inverse_root(unbias * left, x)
         x = times_inverse_root(unbias * right, x.mT).mT
         scale = max(spec.fan_in, spec.fan_out) ** 0.5
-        return shard(from_matrices(scale * x, spec), layout)
+        return part(from_matrices(scale * x, spec), layout)
 
     def init(p: Tensor, spec: ParamSpec) -> Keep:
         sides = {"left": spec.fan_in, "right": spec.fan_out}
@@ -158,6 +159,11 @@ def times_inverse_root(squares: Tensor, matrices: Tensor) -> Tensor:
         p = p @ p
         m = m @ (p @ p)
     return x * trace**-0.25
+
+
+def _whole(stack: Tensor, layout: Layout | None) -> Tensor:
+    """The matrices whose parts are stacked; one that is spread is alone there."""
+    return stack if layout is None else whole(joined(stack[0], layout))[None]
 
 
 def _second_moment(p: Tensor, spec: ParamSpec) -> Keep:

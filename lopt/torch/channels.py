@@ -10,6 +10,7 @@ from lopt.torch import features, shards
 from lopt.torch.features import Piece
 from lopt.torch.moments import Axes, own
 from lopt.torch.network import Channels
+from lopt.torch.shards import layout_of
 
 
 class Seen(NamedTuple):
@@ -31,7 +32,7 @@ def seen(g: Tensor, p: Tensor, moments: dict[str, Tensor], axes: Axes) -> Seen:
     edges = [moments["row"], moments["col"]]
     edges += [torch.rsqrt(x + 1e-8) for x in edges]
     edges += features.reciprocal_root_factors(moments, axes[0])
-    return Seen(*parts, None, [shards.share(x, p) for x in edges])
+    return Seen(*parts, None, [shards.part(x, layout_of(p)) for x in edges])
 
 
 def channels(x: Seen, *, eps: float = 1e-8, repeats: bool = False) -> Channels:

@@ -7,6 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lopt.torch import shards
+
 Named = Sequence[tuple[str, Tensor]]
 
 
@@ -45,9 +47,7 @@ def loss_tensor(
     value = torch.as_tensor(loss).detach()
     if value.numel() != 1 or value.is_complex():
         raise ValueError(f"the loss must be one number, got shape {list(value.shape)}")
-    if hasattr(value, "full_tensor"):
-        value = value.full_tensor()  # type: ignore[attr-defined]
-    return value.reshape(()).to(device, torch.float32)
+    return shards.whole(value).reshape(()).to(device, torch.float32)
 
 
 def agree(named: Named, loss: Tensor | None, *, check_finite: bool) -> Tensor | None:
@@ -59,7 +59,7 @@ def agree(named: Named, loss: Tensor | None, *, check_finite: bool) -> Tensor | 
     grads: list[Any] = [p.grad for _, p in named]
     largest: list[Tensor] = []
     if check_finite:
-        local = [g.to_local() if hasattr(g, "to_local") else g for g in grads]
+        local = [shards.local(g) for g in grads]
         kept = [g if g.numel() else g.new_zeros(1) for g in local]
         largest = [n.float() for n in torch._foreach_norm(kept, torch.inf)]
     bad = ~torch.isfinite(torch.stack(largest)) if largest else None

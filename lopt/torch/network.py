@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lopt.torch import features, shards
 from lopt.torch.features import Piece
+from lopt.torch.shards import layout_of
 from lopt.torch.threads import over_pieces
 
 T = TypeVar("T")
@@ -94,7 +95,7 @@ def updated(
         torch.mul(a, b.mul_(exp_mult).exp_().mul_(size), out=update[piece])
 
     outputs(theta, channels, p, shared, eps, write)
-    return shards.as_part(update, p)
+    return shards.joined(update, layout_of(p))
 
 
 Edge = tuple[Tensor, Tensor]
@@ -135,7 +136,7 @@ def _folded(
     part = shards.local(p)
     before, after = _squares(channels, num_own, part).split([sizes[0], sizes[-1]])
     found = [before, *(_edge_squares(x, part) for x in channels.edges), after]
-    means = shards.total(torch.cat(found), p) / max(p.numel(), 1)
+    means = shards.added_up(torch.cat(found), layout_of(p)) / max(p.numel(), 1)
     w = w[:, :num_channels] * torch.rsqrt(eps + means)
     before, *middle, after = w.split(sizes, dim=1)
     own = torch.cat([before, after], dim=1), b

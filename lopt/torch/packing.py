@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from lopt.specs import ParamSpec
+from lopt.torch import shards
+from lopt.torch.shards import Layout, layout_of
 
 Stacks = list[Tensor]
 """One tensor [G, *shape] for each distinct kind of tensor."""
@@ -27,9 +29,6 @@ STACK_BELOW = 2**16
 
 SMALLEST = torch.finfo(torch.float32).tiny
 """What a mean square counts for at least, as in lopt/numerics.py."""
-
-Layout = tuple[Any, Any] | None
-"""Mesh and placements of a DTensor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +46,7 @@ class Packing:
     groups: tuple[tuple[int, ...], ...]
     specs: tuple[ParamSpec, ...]
     group_specs: tuple[ParamSpec, ...]
-    layouts: tuple[Layout, ...]
+    layouts: tuple[Layout | None, ...]
     sizes: Tensor
 
     def pack(self, tensors: Sequence[Tensor]) -> Stacks:
@@ -56,13 +55,13 @@ class Packing:
 
     def stack(self, i: int, tensors: Sequence[Any]) -> Tensor:
         """One of the stacks that `pack` makes."""
-        own = [_local(tensors[j]) for j in self.groups[i]]
+        own = [shards.local(tensors[j]) for j in self.groups[i]]
         return own[0][None] if len(own) == 1 else torch.stack(own)
 
     def store(self, i: int, stack: Tensor, tensors: Sequence[Any]) -> None:
         """Copies a stack into the tensors that it is of, unless it is made of them."""
         for row, j in zip(stack, self.groups[i], strict=True):
-            target = _local(tensors[j])
+            target = shards.local(tensors[j])
             if target.data_ptr() != row.data_ptr():
                 target.copy_(row)
 
@@ -71,7 +70,7 @@ class Packing:
         out: list[Any] = [None] * len(like)
         for group, stack in zip(self.groups, stacks, strict=True):
             for row, i in enumerate(group):
-                out[i] = _spread_as(stack[row], like[i])
+                out[i] = shards.joined(stack[row], layout_of(like[i]))
         return out
 
     def order(self, values: Sequence[Tensor]) -> Tensor:
@@ -87,10 +86,12 @@ class Packing:
     def total(self, sums: Sequence[Tensor]) -> Tensor:
         """Of sums [G, k] of every stack those over whole tensors, [L, k]."""
         parts = list(sums)
-        for layout in dict.fromkeys(self.layouts):
-            of_it = [i for i, other in enumerate(self.layouts) if other == layout]
-            joined = added_up(torch.cat([parts[i] for i in of_it]), layout)
-            split = joined.split([len(parts[i]) for i in of_it])
+        where = [layout and layout[:2] for layout in self.layouts]
+        for mesh in dict.fromkeys(where):
+            of_it = [i for i, other in enumerate(where) if other == mesh]
+            found = torch.cat([parts[i] for i in of_it])
+            sums = shards.added_up(found, self.layouts[of_it[0]])
+            split = sums.split([len(parts[i]) for i in of_it])
             for i, part in zip(of_it, split, strict=True):
                 parts[i] = part
         return torch.cat(parts)
@@ -108,7 +109,7 @@ class Packing:
 
     def rms(self, i: int, stack: Tensor) -> Tensor:
         """Root mean square of each tensor of a stack, shaped as by `spread`."""
-        squares = added_up(norms(stack).square(), self.layouts[i])
+        squares = shards.added_up(norms(stack).square(), self.layouts[i])
         sizes = self.sizes[self.rows(i)]
         roots = torch.sqrt((squares / sizes).clamp_min(SMALLEST))
         rank = len(self.group_specs[i].shape)
@@ -117,13 +118,13 @@ class Packing:
 
 def packing(specs: tuple[ParamSpec, ...], params: Sequence[Tensor]) -> Packing:
     """The packing of parameters with these specs."""
-    layouts = tuple(_layout(p) for p in params)
+    layouts = tuple(layout_of(p) for p in params)
     return _packing(specs, layouts, params[0].device)
 
 
 @lru_cache(maxsize=64)
 def _packing(
-    specs: tuple[ParamSpec, ...], layouts: tuple[Layout, ...], device: torch.device
+    specs: tuple[ParamSpec, ...], layouts: tuple[Layout | None, ...], device: torch.device
 ) -> Packing:
     kinds: dict[Any, list[int]] = {}
     for i, (spec, layout) in enumerate(zip(specs, layouts, strict=True)):
@@ -166,59 +167,3 @@ def from_matrices(matrices: Tensor, spec: ParamSpec) -> Tensor:
     shape = (len(matrices), *(spec.shape[a] for a in axes))
     inverse = sorted(range(len(axes)), key=axes.__getitem__)
     return matrices.reshape(shape).permute(0, *(i + 1 for i in inverse))
-
-
-def whole(stack: Tensor, layout: Layout, spec: ParamSpec) -> Tensor:
-    """The tensors that a stack has shards of; of matrices, which are alone in theirs."""
-    if layout is None:
-        return stack
-    return _as_dtensor(stack[0], layout, spec.shape).full_tensor()[None]
-
-
-def shard(stack: Tensor, layout: Layout) -> Tensor:
-    """The inverse of `whole`."""
-    if layout is None:
-        return stack
-    from torch.distributed.tensor import DTensor, Replicate
-
-    mesh, placements = layout
-    everywhere = DTensor.from_local(
-        stack[0].contiguous(), mesh, [Replicate()] * mesh.ndim, run_check=False
-    )
-    return everywhere.redistribute(placements=placements).to_local()[None]
-
-
-def _local(tensor: Tensor) -> Tensor:
-    to_local = getattr(tensor, "to_local", None)
-    return tensor if to_local is None else to_local()
-
-
-def _layout(tensor: Tensor) -> Layout:
-    mesh = getattr(tensor, "device_mesh", None)
-    return None if mesh is None else (mesh, tuple(tensor.placements))  # type: ignore
-
-
-def _spread_as(local: Tensor, like: Tensor) -> Tensor:
-    layout = _layout(like)
-    return local if layout is None else _as_dtensor(local, layout, tuple(like.shape))
-
-
-def _as_dtensor(local: Tensor, layout: Layout, shape: tuple[int, ...]) -> Any:
-    from torch.distributed.tensor import DTensor
-
-    assert layout is not None
-    stride = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
-    return DTensor.from_local(
-        local, *layout, run_check=False, shape=torch.Size(shape), stride=stride
-    )
-
-
-def added_up(sums: Tensor, layout: Layout) -> Tensor:
-    """Sums over shards to sums over whole tensors."""
-    if layout is None:
-        return sums
-    from torch.distributed.tensor import DTensor, Partial, Replicate
-
-    mesh, placements = layout
-    parts = [Partial() if p.is_shard() else Replicate() for p in placements]
-    return DTensor.from_local(sums, mesh, parts, run_check=False).full_tensor()

@@ -1,25 +1,39 @@
 """Tensors of which every process has a part (`DTensor`, as of FSDP2), and plain ones.
 
 What is done element by element is done to each process's part; what is a statistic of the
-whole tensor is reduced over processes first. Plain tensors pass through untouched.
+whole tensor is added up over processes first. What is plain passes through untouched. No
+other module knows of DTensor.
 """
 
-from torch import Tensor
+import math
+from typing import Any, NamedTuple
+
+from torch import Size, Tensor
 
 
-def _is_shared_out(x: Tensor) -> bool:
+class Layout(NamedTuple):
+    """How a DTensor is spread."""
+
+    mesh: Any
+    placements: tuple[Any, ...]
+    shape: Size  # of the whole tensor
+
+
+def layout_of(x: Tensor) -> Layout | None:
+    """How a tensor is spread; None of a plain one."""
     # Not by type: its module is slow to import, and absent from some builds of torch.
-    return hasattr(x, "device_mesh")
+    mesh = getattr(x, "device_mesh", None)
+    return None if mesh is None else Layout(mesh, tuple(x.placements), x.shape)  # type: ignore
 
 
 def local(x: Tensor) -> Tensor:
     """This process's part; changes of it are changes of `x`."""
-    return x.to_local() if _is_shared_out(x) else x
+    return x if layout_of(x) is None else x.to_local()  # type: ignore
 
 
 def whole(x: Tensor) -> Tensor:
     """All of it, a plain tensor, the same on every process."""
-    return x.full_tensor() if _is_shared_out(x) else x
+    return x if layout_of(x) is None else x.full_tensor()  # type: ignore
 
 
 def mean(x: Tensor) -> Tensor:
@@ -27,41 +41,44 @@ def mean(x: Tensor) -> Tensor:
     return whole(x.mean())
 
 
-def share(x: Tensor, like: Tensor) -> Tensor:
-    """The part of `x` [c, *s or 1], plain and whole, that meets the local one of `like`.
+def added_up(sums: Tensor, layout: Layout | None) -> Tensor:
+    """Sums over this process's part of a tensor to sums over all of it."""
+    if layout is None:
+        return sums
+    from torch.distributed.tensor import DTensor, Partial, Replicate
 
-    Args:
-      x: statistics of a tensor, some of whose axes may have size 1.
-      like: the tensor, [*s].
+    parts = [Partial() if p.is_shard() else Replicate() for p in layout.placements]
+    return DTensor.from_local(sums, layout.mesh, parts, run_check=False).full_tensor()
+
+
+def part(x: Tensor, layout: Layout | None) -> Tensor:
+    """What of `x` [k, *s], plain and whole, meets this process's part of a tensor [*s].
+
+    Axes of `x` may have size 1, which meets everything.
     """
-    if not _is_shared_out(like):
+    if layout is None:
         return x
     from torch.distributed.tensor import DTensor, Replicate, Shard
 
-    everywhere = [Replicate() for _ in like.placements]
-    placements = [
-        Shard(p.dim + 1) if p.is_shard() and x.shape[p.dim + 1] > 1 else Replicate()
-        for p in like.placements
+    there = [
+        Shard(p.dim + 1)
+        if p.is_shard() and x.shape[p.dim + 1] == layout.shape[p.dim]
+        else Replicate()
+        for p in layout.placements
     ]
-    copies = DTensor.from_local(x, like.device_mesh, everywhere, run_check=False)
-    return copies.redistribute(placements=placements).to_local()
+    everywhere = [Replicate() for _ in there]
+    copies = DTensor.from_local(x.contiguous(), layout.mesh, everywhere, run_check=False)
+    return copies.redistribute(placements=there).to_local()
 
 
-def total(x: Tensor, like: Tensor) -> Tensor:
-    """The sum of what every process found in its part of `like`."""
-    if not _is_shared_out(like):
-        return x
-    from torch.distributed.tensor import DTensor, Partial, Replicate
-
-    found = [Partial() if p.is_shard() else Replicate() for p in like.placements]
-    return DTensor.from_local(x, like.device_mesh, found, run_check=False).full_tensor()
-
-
-def as_part(x: Tensor, like: Tensor) -> Tensor:
-    """The tensor of which `x` is this process's part, laid out as `like`."""
-    if not _is_shared_out(like):
+def joined(x: Tensor, layout: Layout | None) -> Tensor:
+    """The tensor of which `x` is this process's part."""
+    if layout is None:
         return x
     from torch.distributed.tensor import DTensor
 
-    layout = {"shape": like.shape, "stride": like.stride(), "run_check": False}
-    return DTensor.from_local(x, like.device_mesh, like.placements, **layout)
+    mesh, placements, shape = layout
+    stride = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+    return DTensor.from_local(
+        x, mesh, placements, run_check=False, shape=shape, stride=stride
+    )

@@ -19,6 +19,7 @@ from lopt.torch.features import Piece
 from lopt.torch.moments import Axes, own, start_moments, update_moments
 from lopt.torch.network import Channels
 from lopt.torch.rule import Rule, State, Theta
+from lopt.torch.shards import layout_of
 from lopt.torch.stored import StateDtype, stored
 from lopt.torch.theta import check_theta, network_shapes
 
@@ -128,8 +129,10 @@ def _channels(g: Tensor, p: Tensor, moments: dict[str, Tensor], axes: Axes) -> C
     edges = [moments["row"], moments["col"]]
     edges += [torch.rsqrt(x + 1e-8) for x in edges]
     factors = features.reciprocal_root_factors(moments, axes[0])
-    write_rest = _factored(*(shards.share(x, p) for x in factors))
-    return Channels(write, [shards.share(x, p) for x in edges], num_after=len(m))
+    write_rest = _factored(*(shards.part(x, layout_of(p)) for x in factors))
+    return Channels(
+        write, [shards.part(x, layout_of(p)) for x in edges], num_after=len(m)
+    )
 
 
 _Write = Callable[[Piece, Tensor, Tensor, Tensor], None]

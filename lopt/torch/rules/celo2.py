@@ -23,6 +23,7 @@ from lopt.torch.channels import Seen, channels, seen
 from lopt.torch.features import Piece
 from lopt.torch.moments import start_moments, update_moments
 from lopt.torch.rule import Rule, State, Theta
+from lopt.torch.shards import layout_of
 from lopt.torch.stored import StateDtype, stored
 from lopt.torch.theta import check_theta, network_shapes
 
@@ -160,7 +161,7 @@ class _Celo2:
             u[piece] = y[0]
 
         network.outputs(self.network, channels(x), whole, none, EPS, write)
-        return shards.as_part(u, whole)
+        return shards.joined(u, layout_of(whole))
 
 
 def _matrices(x: Seen) -> list[Seen]:
@@ -186,7 +187,8 @@ def _matrices(x: Seen) -> list[Seen]:
 
 def _part(u: Tensor, p: Tensor) -> Tensor:
     """The direction of a matrix, which every process has whole, laid out as `p`."""
-    return shards.as_part(shards.share(u[None], p)[0], p)
+    layout = layout_of(p)
+    return shards.joined(shards.part(u[None], layout)[0], layout)
 
 
 def _adam(g: Tensor, kept: dict[str, Tensor], step: int, *, is_corrected: bool) -> Tensor:

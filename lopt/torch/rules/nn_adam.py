@@ -13,6 +13,7 @@ from torch import Tensor
 from lopt.specs import ParamSpec, update_multiplier
 from lopt.torch import features, recurrent, shards
 from lopt.torch.rule import Rule, State, Theta
+from lopt.torch.shards import layout_of
 from lopt.torch.theta import check_theta, linear_shapes, lstm_shapes
 
 NAMES = ("lr", "beta1", "beta2", "epsilon")
@@ -89,7 +90,7 @@ class _NNAdam:
             r.mul_(beta2).add_((1.0 - beta2) * own_g * own_g)
             scale = lr * (1.0 + eps) / (eps + torch.sqrt(r + 1e-10))
             update = scale.mul_(m).mul_(-update_multiplier(spec, "entrywise"))
-            updates.append(shards.as_part(update, p))
+            updates.append(shards.joined(update, layout_of(p)))
             inputs.append(_lstm_inputs(p, g, kept))
         if inputs:
             self._move(torch.stack(inputs), state.per_param)

@@ -23,6 +23,7 @@ from lopt.torch.features import Piece, log_abs
 from lopt.torch.moments import own
 from lopt.torch.network import Channels
 from lopt.torch.rule import Rule, State, Theta
+from lopt.torch.shards import layout_of
 from lopt.torch.theta import (
     check_theta,
     linear_shapes,
@@ -167,8 +168,8 @@ class _RnnMlp:
 
         sums = network.outputs(self.theta["network"], channels, p, seen, EPS, write)
         total = sum(sums, torch.zeros_like(kept["from_mlp"]))
-        kept["from_mlp"] = shards.total(total, p) / p.numel()
-        return shards.as_part(update, p)
+        kept["from_mlp"] = shards.added_up(total, layout_of(p)) / p.numel()
+        return shards.joined(update, layout_of(p))
 
 
 def _clip(shared: dict[str, Tensor], grads: list[Tensor], step: int) -> list[Tensor]:
