@@ -135,7 +135,7 @@ def build_optimizer(header: Header, path: Path, *, trust: Trust) -> LearnedOptim
       CheckpointError: this lopt does not have it, or not with these options.
     """
     try:
-        factory = find_optimizer(header.optimizer, trust=trust)
+        factory = find_optimizer(header.optimizer, OPTIMIZERS | FROZEN, trust=trust)
         return options.build(factory, header.options, where="optimizer")
     except ConfigError as error:
         raise CheckpointError(f"`{path}`: {error.message}", hint=error.hint) from error
@@ -171,11 +171,14 @@ def _with_python_file(header: Header, path: Path, *, trust: Trust) -> Header:
     return replace(header, optimizer=name)
 
 
-def find_optimizer(name: str, *, trust: Trust) -> Callable[..., LearnedOptimizer]:
+def find_optimizer(
+    name: str,
+    known: Mapping[str, Callable[..., LearnedOptimizer]] = OPTIMIZERS,
+    *,
+    trust: Trust,
+) -> Callable[..., LearnedOptimizer]:
     """The factory of a learned optimizer; the errors of `factories.find`."""
-    return factories.find(
-        "optimizer", name, OPTIMIZERS | FROZEN, group="lopt.optimizers", trust=trust
-    )
+    return factories.find("optimizer", name, known, group="lopt.optimizers", trust=trust)
 
 
 def theta_from_tensors(

@@ -97,6 +97,16 @@ def folder(tmp_path, monkeypatch):
             f"`{META}=train` reads the minibatches that steps are taken on",
         ),
         (
+            "suite.toml --optimizer layerwse",
+            "unknown optimizer `layerwse`",
+            "did you mean `layerwise`?",
+        ),
+        (
+            "suite.toml --optimizer schedule",  # files alone hold it
+            "unknown optimizer `schedule`",
+            "known: `adafac_mlp`, `celo`, ",
+        ),
+        (
             f"suite.toml --set {META}=test",
             f"`{META}` must be `meta` or `train`, got 'test'",
             "",

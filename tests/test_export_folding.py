@@ -1,11 +1,16 @@
 """What a standalone file leaves out: the program that is left does the same."""
 
 import ast
+import builtins
+from pathlib import Path
 
 import pytest
 
+import lopt
+from lopt.export.calls import ON_ONE_DEVICE
 from lopt.export.folding import folded
 from lopt.export.linking import linked
+from lopt.export.sources import CHECKED, module
 
 
 def text_of(source):
@@ -197,3 +202,18 @@ def test_names_of_the_package_are_found_wherever_they_come_from():
     order = [name for d in program.definitions for name in d.names]
     assert order.index("lopt.specs:ParamSpec") < order.index("lopt.mup:infer_specs")
     assert "import jax" in program.imports
+
+
+def test_what_is_taken_as_given_exists():
+    for name in ON_ONE_DEVICE:
+        owner, _, function = name.partition(":")
+        assert isinstance(module(owner).defined[function], ast.FunctionDef), name
+    known = {*dir(builtins), *defined_somewhere()}
+    assert known >= CHECKED, CHECKED - known
+
+
+def defined_somewhere():
+    folder = Path(lopt.__file__).parent
+    trees = [ast.parse(file.read_text()) for file in folder.rglob("*.py")]
+    kinds = ast.FunctionDef | ast.ClassDef
+    return {n.name for t in trees for n in ast.walk(t) if isinstance(n, kinds)}
