@@ -5,7 +5,8 @@
 
 compares learned optimizers, which may be several meta-seeds of one recipe, budget for
 budget, with SGD with momentum, Adam, AdamW, Lion and Muon, each tuned anew for each
-budget, and with `static`, the untrained prior tuned in the same way. It writes
+budget, and with `static`, the untrained prior tuned in the same way; where `--baselines`
+asks for `schedule`, with the mean decisions of each file, too. It writes
 benchmarks/digits.json and the report under runs/. Required of the worst of them: a median
 speed-up of at least 2 over the best of SGD, Adam, AdamW and Lion, and at least 1.2 over
 Muon. `--suite digits-heldout` measures what was not seen in meta-training.
@@ -46,13 +47,17 @@ def run(options: argparse.Namespace) -> None:
     from lopt.errors import ConfigError
     from lopt.evaluation import report
     from lopt.evaluation.comparison import evaluate
+    from lopt.evaluation.schedule import schedule
     from lopt.suites import build_tasks
 
     learned = {path.stem: read(path) for path in options.optimizers}
     if len(learned) < len(options.optimizers):
         raise ConfigError("files must have different names")
     (name, ours), *others = learned.items()
-    rivals = [(other, found.lopt, found.theta) for other, found in others]
+    rivals = [name for name in options.baselines.split(",") if name != "schedule"]
+    if len(rivals) < len(options.baselines.split(",")):
+        rivals += [schedule(found, name=own_schedule(n)) for n, found in learned.items()]
+    rivals += [(other, found.lopt, found.theta) for other, found in others]
     with Bar() as bar:
         results = evaluate(
             ours.lopt,
@@ -60,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
             build_tasks(load_suite(options.suite)),
             name=name,
             suite=options.suite,
-            baselines=[*options.baselines.split(","), *rivals],
+            baselines=rivals,
             trials=options.trials,
             seeds=options.seeds,
             tuning_seeds=options.tuning_seeds,
@@ -69,7 +74,10 @@ def run(options: argparse.Namespace) -> None:
         )
     suite = Path(options.suite).stem
     report.write(results, ROOT / "runs" / f"bench-{suite}")
-    by_file = {name: group_speed_ups(results, name) for name in learned}
+    by_file = {
+        name: group_speed_ups(results, name, GROUPS | {"schedule": (own_schedule(name),)})
+        for name in learned
+    }
     write(results, by_file, options.out or ROOT / "benchmarks" / f"{suite}.json")
     console = Console()
     console.print(report.summary_table(results))
@@ -98,8 +106,14 @@ def parse() -> argparse.Namespace:
 
 GROUPS = {
     "best of sgd, adam, adamw, lion": FIRST_ORDER,
-    **{name: (name,) for name in ("muon", "static", "schedule")},
+    "best of these and muon": (*FIRST_ORDER, "muon"),
+    **{name: (name,) for name in ("adamw", "muon", "static")},
 }
+
+
+def own_schedule(name: str) -> str:
+    """What the control that is made of a file is called."""
+    return f"schedule of {name}"
 
 
 def group_speed_ups(results, name: str, groups=GROUPS) -> dict[str, dict]:

@@ -51,11 +51,14 @@ SPACE = SearchSpace(
 """Of factors; at its center the means are followed as they are."""
 
 
-def schedule(checkpoint: Checkpoint, *, trust: Trust = False) -> Control:
+def schedule(
+    checkpoint: Checkpoint, *, name: str = "schedule", trust: Trust = False
+) -> Control:
     """What the learned optimizer decides on average, frozen: what did adapting add?
 
     Args:
       checkpoint: the learned optimizer.
+      name: what tables call it.
       trust: whether Python files that its training suite names may be run.
 
     Raises:
@@ -67,9 +70,9 @@ def schedule(checkpoint: Checkpoint, *, trust: Trust = False) -> Control:
     def make(lengths: Sequence[int], devices: Sequence[Any], notify: Notify) -> Baseline:
         means = record(checkpoint, tasks, lengths, devices, notify)
         lopt = following(means, checkpoint.header.options)
-        return Baseline(name="schedule", lopt=lopt, space=SPACE, control=True)
+        return Baseline(name=name, lopt=lopt, space=SPACE, control=True)
 
-    return Control("schedule", make)
+    return Control(name, make)
 
 
 def require_policy(checkpoint: Checkpoint) -> None:

@@ -31,7 +31,7 @@ _OWN = (
     "_check_finite",
     "_rules",
     "_shared",
-    "_given",
+    "_are_given",
     "_known",
     "_specs",
     "_read",
@@ -84,7 +84,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self._rules: dict[torch.device, Rule] = {}
         self._rule(torch.device("cpu"))  # complains now of what it lacks
         self._shared: dict[str, Tensor] = {}
-        self._given = specs
+        self._are_given = specs is not None
         self._known = {} if specs is None else specs
         if isinstance(params, nn.Module):
             self._known = param_specs(params) if specs is None else specs
@@ -141,7 +141,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         with torch.autocast(device.type, enabled=False):
             rule = self._rule(device)
             gradients.check(named, [self._specs[p].shape for p in params])
-            self._check_spread(named)
+            self._check_devices(named)
             if loss is None and rule.reads_loss and self._is_at_rest():
                 self._start(rule, params)
                 return None
@@ -227,12 +227,12 @@ class LearnedOptimizer(torch.optim.Optimizer):
             if not p.is_floating_point():
                 raise TypeError(f"parameter `{name}` must be real, got {p.dtype}")
         if not names:
-            if self._given is not None:
+            if self._are_given:
                 raise ValueError("`specs` are by name: give named parameters or a module")
             return {p: spec_of_shape(tuple(p.shape), 0) for p in params}
         named = list(zip(names, params, strict=True))
         specs = self._known
-        if self._given is None:
+        if not self._are_given:
             specs = {**param_specs(named), **specs}
         for name, p in named:
             if name not in specs:
@@ -249,7 +249,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             self._rules[device] = built(name, theta, options, self._num_steps)
         return self._rules[device]
 
-    def _check_spread(self, named: list[tuple[str, Tensor]]) -> None:
+    def _check_devices(self, named: list[tuple[str, Tensor]]) -> None:
         device = named[0][1].device
         for name, p in named:
             if p.device != device:
