@@ -1,12 +1,15 @@
 """What is shown of a policy is what it decides."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lopt import show
-from lopt.checkpoint import Checkpoint
+from lopt.checkpoint import Checkpoint, save_file
+from lopt.cli import run
 from lopt.errors import CheckpointError
 from lopt.files.fileformat import Header
 from lopt.optimizers import OPTIMIZERS
@@ -110,3 +113,15 @@ def test_specialized_optimizers_have_no_general_picture(tmp_path):
     found = prior(tmp_path, embedding_size=2, num_tensors=5)
     with pytest.raises(CheckpointError, match="no policy"):
         show.policy_curves(found)
+
+
+def test_of_a_selection_the_number_of_candidates_is_shown(tmp_path, capsys):
+    found = prior(tmp_path, embedding_size=2, num_tensors=5)
+    scores = {f"step {i}": {"raw": -1.5} for i in range(37)}
+    card = {"selection": {"score": -1.5, "candidates": scores}}
+    file = tmp_path / "a.safetensors"
+    save_file(replace(found, header=replace(found.header, card=card)), file)
+    assert run(["show", str(file)]) == 0
+    told = capsys.readouterr().out
+    assert "step 3" not in told
+    assert "37" in next(line for line in told.splitlines() if "candidates" in line)

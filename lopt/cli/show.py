@@ -165,13 +165,21 @@ def show_file(path: Path, *, json: bool, trust: bool) -> None:
     for title, part in (
         ("option", header.options),
         ("tensor", shapes),
-        ("card", header.card),
+        ("card", _counted(header.card)),
         ("muP base", header.mup_base or {}),
     ):
         console.table((title, "value"), dotted(part))
 
     if header.optimizer == "layerwise":
         show_policy(path)
+
+
+def _counted(card: dict[str, Any]) -> dict[str, Any]:
+    """The card with the number of a selection's candidates in place of their scores."""
+    selection = card.get("selection")
+    if not selection:
+        return card
+    return {**card, "selection": selection | {"candidates": len(selection["candidates"])}}
 
 
 def _update_cost(path: Path, *, trust: bool) -> dict[str, Any] | None:
