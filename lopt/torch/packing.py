@@ -24,11 +24,9 @@ from lopt.torch.shards import Layout, layout_of
 Stacks = list[Tensor]
 """One tensor [G, *shape] for each distinct kind of tensor."""
 
-STACK_BELOW = 2**16
-"""Tensors with at least so many elements are not copied into a common stack."""
-
-LARGEST_STACK = 2**20
-"""Elements of a stack at most: what is kept of them is copied, too."""
+STACK_BELOW, LARGEST_STACK = 2**16, 2**20
+"""Tensors with at least so many elements are not copied into a common stack, nor more
+than so many in all: what is kept of them is copied, too."""
 
 SMALLEST = torch.finfo(torch.float32).tiny
 """What a mean square counts for at least, as in lopt/numerics.py."""
@@ -63,11 +61,10 @@ class Packing:
         return own[0][None] if len(own) == 1 else torch.stack(own)
 
     def store(self, i: int, stack: Tensor, tensors: Sequence[Any]) -> None:
-        """Copies a stack into the tensors that it is of, unless it is made of them."""
+        """Copies a stack, of shards, into the tensors, unless it is made of them."""
         targets = [shards.local(tensors[j]) for j in self.groups[i]]
-        own = shards.local(stack)
-        if targets[0].data_ptr() != own.data_ptr():
-            torch._foreach_copy_(targets, list(own))
+        if targets[0].data_ptr() != stack.data_ptr():
+            torch._foreach_copy_(targets, list(stack))
 
     def unpack(self, stacks: Stacks, like: Sequence[Tensor]) -> list[Tensor]:
         """The tensors of the stacks as a list, laid out as `like`."""
@@ -83,9 +80,8 @@ class Packing:
 
     def disorder(self, values: Tensor) -> list[Tensor]:
         """The inverse of `order`."""
-        positions = [i for group in self.groups for i in group]
-        rows = dict(zip(positions, values.unbind(), strict=True))
-        return [rows[i] for i in range(len(rows))]
+        order = [i for group in self.groups for i in group]
+        return [values[i] for i in sorted(range(len(order)), key=order.__getitem__)]
 
     def total(self, sums: Sequence[Tensor]) -> Tensor:
         """Of sums [G, k] of every stack those over whole tensors, [L, k]."""
@@ -132,13 +128,13 @@ def _packing(
 ) -> Packing:
     kinds: dict[Any, list[int]] = {}
     for i, (spec, layout) in enumerate(zip(specs, layouts, strict=True)):
-        kind = replace(spec, depth=None, num_layers=None), layout
-        kinds.setdefault(kind, []).append(i)
+        known = replace(spec, depth=None, num_layers=None)
+        kinds.setdefault((known, layout), []).append(i)
     groups: list[tuple[int, ...]] = []
     for (spec, layout), kin in kinds.items():
-        size, spread_matrix = math.prod(spec.shape), spec.is_matrix and layout is not None
-        is_alone = size >= STACK_BELOW or spread_matrix
-        num = 1 if is_alone else LARGEST_STACK // max(size, 1)
+        size = max(math.prod(spec.shape), 1)
+        is_alone = size >= STACK_BELOW or (layout is not None and spec.is_matrix)
+        num = 1 if is_alone else LARGEST_STACK // size
         groups += [tuple(kin[j : j + num]) for j in range(0, len(kin), num)]
     ordered = tuple(specs[i] for group in groups for i in group)
     sizes = [float(max(math.prod(spec.shape), 1)) for spec in ordered]

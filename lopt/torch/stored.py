@@ -51,4 +51,4 @@ def store(pack: Packing, i: int, state: State, key: str, stack: Tensor) -> None:
     kept = [own.get(key) for own in state.per_param]
     if kept[pack.groups[i][0]].dtype == torch.bfloat16:
         stack = rounded(shards.local(stack), int(state.shared["step"]) + 1)
-    pack.store(i, stack, kept)
+    pack.store(i, shards.local(stack), kept)

@@ -144,7 +144,7 @@ class _Celo2:
         update_moments(x.kept, g, self.decays, factored)
         matrices = _matrices(p)
         u = self._of_matrices(_seen(seen(g, p, x.kept, factored)), matrices)
-        if self.orthogonalize and p.dim() > 2 and u.numel():
+        if self.orthogonalize and p.dim() > 2 and p.numel():
             whole = shards.whole(shards.joined(u, layout_of(matrices)))
             u = semi_orthogonal(whole)[:, None]
             u = shards.part(u, layout_of(matrices))[:, 0]

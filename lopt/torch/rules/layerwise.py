@@ -226,8 +226,9 @@ class Layerwise:
         for k, base in enumerate(self.table):
             if not base.applies(spec):
                 continue
-            keep = {n: load(pack, i, state, self._key(k, n)) for n in base.keeps}
-            keep = {n: shards.local(stack) for n, stack in keep.items()}
+            keep = {
+                n: shards.local(load(pack, i, state, self._key(k, n))) for n in base.keeps
+            }
             d = base.direction(u, g, keep, place)
             for name, stack in keep.items():
                 store(pack, i, state, self._key(k, name), stack)
