@@ -1,5 +1,7 @@
 """A stack of tensors is updated as each of them alone."""
 
+from dataclasses import replace
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -7,6 +9,7 @@ torch = pytest.importorskip("torch")
 import torch_rules as fed  # noqa: E402
 
 from lopt.specs import ParamSpec, spec_of_shape  # noqa: E402
+from lopt.torch import features  # noqa: E402
 from lopt.torch import packing as packed  # noqa: E402
 from lopt.torch.packing import packing  # noqa: E402
 from lopt.torch.rules import RULES  # noqa: E402
@@ -14,6 +17,7 @@ from lopt.torch.rules import RULES  # noqa: E402
 torch.set_num_threads(1)
 
 SHAPES = [(6, 4), (5,), (6, 4), (), (0, 3), (2, 3, 2, 2), (5,), (), (6, 4), (2, 3, 2, 2)]
+SHAPES += [(5,)]
 OPTIONS = {
     "celo": {"hidden_size": 4},
     "nn_adam": {"hidden_size": 4},
@@ -34,38 +38,44 @@ CASES = [
 ]
 
 
-def run(name, options, num_steps=3):
-    """Updates of every step, and the state; sizes and roles of tensors differ."""
+def run(name, options, order, num_steps=3):
+    """Updates and state of each tensor; they are given in this order.
+
+    Sizes and roles differ.
+    """
     rule = fed.rule_of(fed.made(name, **options), RULES[name], 9)
     generator = torch.Generator().manual_seed(0)
-    params = [
-        0.1 * (1 + i) * torch.randn(s, generator=generator) for i, s in enumerate(SHAPES)
-    ]
+
+    def drawn():
+        return [torch.randn(shape, generator=generator) for shape in SHAPES]
+
+    params = [0.1 * (1 + i) * x for i, x in enumerate(drawn())]
     specs = [spec_of_shape(shape, 0) for shape in SHAPES]
-    fixed = ParamSpec(role="input", shape=(6, 4), in_axes=(1,), out_axes=(0,), width_in=3)
-    specs[2] = fixed
-    state, found = rule.init(params, specs), []
+    specs[2] = replace(specs[2], role="input", width_in=3)
+    state, found = rule.init([params[i] for i in order], [specs[i] for i in order]), []
     for step in range(num_steps):
-        grads = [
-            0.01 * 3**i * torch.randn(p.shape, generator=generator)
-            for i, p in enumerate(params)
-        ]
+        grads = [0.01 * 3**i * x for i, x in enumerate(drawn())]
+        given = [grads[i] for i in order], state, [params[i] for i in order]
         with torch.no_grad():
-            found += rule.update(grads, state, params, torch.tensor(1.0 / (1 + step)))
-    return found, state
+            updates = rule.update(*given, torch.tensor(1.0 / (1 + step)))
+        found += [updates[order.index(i)] for i in range(len(SHAPES))]
+    kept = [state.per_param[order.index(i)] for i in range(len(SHAPES))]
+    return found, kept
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_a_stack_is_updated_as_each_of_its_tensors(name, options, monkeypatch):
-    together, state = run(name, options)
+    # Pieces are two of a stack's three vectors, and the third; two rows of a matrix.
+    monkeypatch.setattr(features, "SMALL_PIECE", 10)
+    order = list(range(len(SHAPES)))
+    together, state = run(name, options, order)
     packed._packing.cache_clear()
     monkeypatch.setattr(packed, "STACK_BELOW", 0)
-    alone, state_of_each = run(name, options)
+    alone, state_of_each = run(name, options, order[::-1])
     packed._packing.cache_clear()
     for a, b in zip(together, alone, strict=True):
         check(a, b)
-    kept = zip(state.per_param, state_of_each.per_param, SHAPES, strict=True)
-    for one, other, shape in kept:
+    for one, other, shape in zip(state, state_of_each, SHAPES, strict=True):
         assert one.keys() == other.keys()
         for key, x in one.items():
             if 0 not in shape:  # means over nothing are no numbers

@@ -169,7 +169,12 @@ class _Celo2:
 
 def _matrices(p: Tensor) -> Tensor:
     """Tensors of more axes as more of their last two: [G, …, m, n] -> [., m, n]."""
-    return p.reshape(-1, *p.shape[-2:]) if p.dim() > 3 else p
+    if p.dim() < 4:
+        return p
+    p = p.reshape(-1, *p.shape[-2:])
+    layout = layout_of(p)
+    has_its_own = layout is not None and any(x.is_shard(0) for x in layout.placements)
+    return shards.local(p) if has_its_own else p
 
 
 def _seen(x: Seen) -> Seen:
