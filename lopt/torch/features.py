@@ -1,9 +1,10 @@
 """Gradient statistics and inputs of learned optimizers; the pair of lopt/features.py.
 
-Statistics with D decays of a tensor [*s] are one tensor [D, *s], float32, changed
-in place. Layouts are torch's; where the order of a tensor's axes matters, which of two
-equal ones is factored as the larger, it is that of the jax kernel that the tensor would
-be (`kernel_axes`), so that both frameworks make the same updates.
+Statistics with D decays of a tensor [*s] are one tensor [D, *s], float32; of a stack
+[G, *s] of tensors [G, D, *s], changed in place. Layouts are torch's; where the order of
+a tensor's axes matters, which of two equal ones is factored as the larger, it is that of
+the jax kernel that the tensor would be (`kernel_axes`), so that both frameworks make the
+same updates.
 """
 
 import math
@@ -22,7 +23,7 @@ SMALL_PIECE, LARGE_PIECE, PIECE_OF_GPU = 2**14, 2**17, 2**20
 piece should not be much beside the tensor; smaller ones take Python too long."""
 
 Piece = tuple[slice, ...]
-"""Indices of a contiguous part of a tensor [*s]."""
+"""Indices of a contiguous part of a stack [G, *s]."""
 
 
 def pieces(x: Tensor) -> Iterator[Piece]:
@@ -48,14 +49,28 @@ def _pieces(shape: Sequence[int], size: int) -> Iterator[Piece]:
 
 
 def part(x: Tensor, piece: Piece) -> Tensor:
-    """A piece of statistics [c, *s or 1] of a tensor [*s]."""
-    places = zip(x.shape[1:], piece, strict=False)
-    return x[(slice(None), *(slice(None) if n == 1 else place for n, place in places))]
+    """A piece of statistics [G, c, *s or 1] of a stack [G, *s]."""
+    places = zip(x.shape[2:], piece[1:], strict=False)
+    within = (slice(None) if n == 1 else place for n, place in places)
+    return x[(piece[0], slice(None), *within)]
+
+
+def sums(x: Tensor, parts: Sequence[Tensor], num: int) -> Tensor:
+    """Sums over each tensor of a stack, [G, num], of parts [., num] for each piece."""
+    total = torch.zeros(len(x), num, device=x.device)
+    for piece, found in zip(pieces(x), parts, strict=True):
+        total[piece[0]] += found
+    return total
+
+
+def flat(x: Tensor) -> Tensor:
+    """[., n, *s] -> [., n, elements]."""
+    return x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
 
 
 def along(values: Tensor, num_axes: int) -> Tensor:
-    """`values` [D] shaped [D, 1, ..., 1], to broadcast against a tensor of these axes."""
-    return values.reshape(-1, *[1] * num_axes)
+    """`values` [..., D] shaped [..., D, 1, ..., 1], with so many axes after them."""
+    return values[(..., *[None] * num_axes)]
 
 
 def zeros(p: Tensor, num: int) -> Tensor:
@@ -69,12 +84,12 @@ def learned_decays(initial: Sequence[float], offsets: Tensor) -> Tensor:
 
 
 def update_momenta(m: Tensor, g: Tensor, decays: Tensor) -> None:
-    """m ← d m + (1 - d) g for m [D, *s], g [*s] and decays d [D], not clipped."""
-    m.lerp_(g[None], along(1.0 - decays, g.dim()))
+    """m ← d m + (1 - d) g for m [G, D, *s], g [G, *s] and decays d [D], not clipped."""
+    m.lerp_(g[:, None], along(1.0 - decays, g.dim() - 1))
 
 
 def update_second_moments(r: Tensor, g: Tensor, decays: Tensor) -> None:
-    """r ← d r + (1 - d) g² for r [D, *s], g [*s], decays d [D] clipped to [0, 1]."""
+    """r ← d r + (1 - d) g² for r [G, D, *s], g [G, *s], d [D] clipped to [0, 1]."""
     update_momenta(r, g * g, decays.clamp(0.0, 1.0))
 
 
@@ -137,7 +152,7 @@ def init_factored_moment(
 def update_factored_moment(
     v: FactoredMoment, g: Tensor, decays: Tensor, axes: tuple[int, int] | None
 ) -> None:
-    """Moves R and C towards the means of s = g² + 1e-30 over axes d0 and d1.
+    """Moves R and C towards the means of s = g² + 1e-30 over each tensor's axes d0, d1.
 
     R ← d R + (1 - d) mean_{d0}(s), C ← d C + (1 - d) mean_{d1}(s), d clipped to [0, 1];
     where the tensor is not factored, V ← d V + (1 - d) s.
@@ -149,8 +164,8 @@ def update_factored_moment(
         return
     d1, d0 = axes
     s = g * g + 1e-30
-    update_momenta(v["row"], shards.whole(s.mean(d0, keepdim=True)), decays)
-    update_momenta(v["col"], shards.whole(s.mean(d1, keepdim=True)), decays)
+    update_momenta(v["row"], shards.whole(s.mean(d0 + 1, keepdim=True)), decays)
+    update_momenta(v["col"], shards.whole(s.mean(d1 + 1, keepdim=True)), decays)
 
 
 def reciprocal_root_factors(v: FactoredMoment, d1: int) -> tuple[Tensor, Tensor]:
@@ -160,7 +175,7 @@ def reciprocal_root_factors(v: FactoredMoment, d1: int) -> tuple[Tensor, Tensor]
     are not symmetric: only the row factor is relative to its mean.
     """
     row, col = v["row"], v["col"]
-    mean = row.mean(d1 + 1, keepdim=True)
+    mean = row.mean(d1 + 2, keepdim=True)
     rho = torch.rsqrt((row / (mean + 1e-9)).clamp(min=1e-9))
     return rho, torch.rsqrt(col.clamp(min=1e-9))
 

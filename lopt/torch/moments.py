@@ -31,7 +31,7 @@ def start_moments(p: Tensor, decays: Sequence[Tensor], axes: Axes) -> dict[str, 
 def update_moments(
     moments: dict[str, Tensor], g: Tensor, decays: Sequence[Tensor], axes: Axes
 ) -> None:
-    """The moments of `start_moments` with another gradient, in place."""
+    """The moments of a stack of tensors with another gradient [G, *s], in place."""
     d_m, d_r, d_v = decays
     features.update_factored_moment(moments, g, d_v, axes)
     m, r = own(moments)
@@ -45,6 +45,6 @@ def update_moments(
 
 
 def own(moments: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Momenta and second moments of this process's part of the tensor."""
+    """Momenta and second moments of this process's part of a stack."""
     m, r = (shards.local(moments[name]) for name in ("momenta", "second_moments"))
     return m, r

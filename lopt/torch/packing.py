@@ -4,13 +4,13 @@ As lopt/packing.py has it for jax: what is done to a tensor is done to a stack [
 of small ones, or to one large one as a stack of it alone, without a copy. Numbers for
 each tensor are vectors [L], in *stack order*: all of the first stack, then the next.
 
-Of a DTensor every process has its shard. Stacks are of shards; sums over a tensor are
+Of a DTensor every process has its shard. `Stacks` are of shards; sums over a tensor are
 added up over its mesh, all tensors of one layout in one message.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -24,8 +24,9 @@ from lopt.torch.shards import Layout, layout_of
 Stacks = list[Tensor]
 """One tensor [G, *shape] for each distinct kind of tensor."""
 
-STACK_BELOW = 2**16
-"""Tensors with at least so many elements are not copied into a common stack."""
+STACK_BELOW, LARGEST_STACK = 2**16, 2**20
+"""Tensors with at least so many elements are not copied into a common stack, nor more
+than so many in all: what is kept of them is copied, too."""
 
 SMALLEST = torch.finfo(torch.float32).tiny
 """What a mean square counts for at least, as in lopt/numerics.py."""
@@ -38,7 +39,8 @@ class Packing:
     Attributes:
       groups: for each stack, the positions of its tensors in the list.
       specs: the tensors' specs in stack order.
-      group_specs: for each stack the spec of its first tensor.
+      group_specs: for each stack the spec of its first tensor; those of the others have
+        another place in the network at most.
       layouts: for each stack, how its tensors are spread.
       sizes: elements of each tensor, at least 1, [L], in stack order.
     """
@@ -51,19 +53,18 @@ class Packing:
 
     def pack(self, tensors: Sequence[Tensor]) -> Stacks:
         """The tensors, or the shards that are here, as stacks in their dtype."""
-        return [self.stack(i, tensors) for i in range(len(self.groups))]
+        return [shards.local(self.stack(i, tensors)) for i in range(len(self.groups))]
 
     def stack(self, i: int, tensors: Sequence[Any]) -> Tensor:
-        """One of the stacks that `pack` makes."""
-        own = [shards.local(tensors[j]) for j in self.groups[i]]
+        """One of the stacks, spread over processes as its tensors are."""
+        own = [tensors[j] for j in self.groups[i]]
         return own[0][None] if len(own) == 1 else torch.stack(own)
 
     def store(self, i: int, stack: Tensor, tensors: Sequence[Any]) -> None:
-        """Copies a stack into the tensors that it is of, unless it is made of them."""
-        for row, j in zip(stack, self.groups[i], strict=True):
-            target = shards.local(tensors[j])
-            if target.data_ptr() != row.data_ptr():
-                target.copy_(row)
+        """Copies a stack, of shards, into the tensors, unless it is made of them."""
+        targets = [shards.local(tensors[j]) for j in self.groups[i]]
+        if targets[0].data_ptr() != stack.data_ptr():
+            torch._foreach_copy_(targets, list(stack))
 
     def unpack(self, stacks: Stacks, like: Sequence[Tensor]) -> list[Tensor]:
         """The tensors of the stacks as a list, laid out as `like`."""
@@ -79,9 +80,8 @@ class Packing:
 
     def disorder(self, values: Tensor) -> list[Tensor]:
         """The inverse of `order`."""
-        positions = [i for group in self.groups for i in group]
-        rows = dict(zip(positions, values.unbind(), strict=True))
-        return [rows[i] for i in range(len(rows))]
+        order = [i for group in self.groups for i in group]
+        return [values[i] for i in sorted(range(len(order)), key=order.__getitem__)]
 
     def total(self, sums: Sequence[Tensor]) -> Tensor:
         """Of sums [G, k] of every stack those over whole tensors, [L, k]."""
@@ -128,16 +128,18 @@ def _packing(
 ) -> Packing:
     kinds: dict[Any, list[int]] = {}
     for i, (spec, layout) in enumerate(zip(specs, layouts, strict=True)):
-        spread_matrix = layout is not None and spec.is_matrix
-        is_alone = spread_matrix or math.prod(spec.shape) >= STACK_BELOW
-        alone = i if is_alone else -1
-        kind = (spec.shape, spec.in_axes, spec.out_axes, layout, alone)
-        kinds.setdefault(kind, []).append(i)
-    groups = tuple(tuple(group) for group in kinds.values())
+        known = replace(spec, depth=None, num_layers=None)
+        kinds.setdefault((known, layout), []).append(i)
+    groups: list[tuple[int, ...]] = []
+    for (spec, layout), kin in kinds.items():
+        size = max(math.prod(spec.shape), 1)
+        is_alone = size >= STACK_BELOW or (layout is not None and spec.is_matrix)
+        num = 1 if is_alone else LARGEST_STACK // size
+        groups += [tuple(kin[j : j + num]) for j in range(0, len(kin), num)]
     ordered = tuple(specs[i] for group in groups for i in group)
     sizes = [float(max(math.prod(spec.shape), 1)) for spec in ordered]
     return Packing(
-        groups,
+        tuple(groups),
         ordered,
         tuple(specs[group[0]] for group in groups),
         tuple(layouts[group[0]] for group in groups),

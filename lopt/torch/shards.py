@@ -36,9 +36,16 @@ def whole(x: Tensor) -> Tensor:
     return x if layout_of(x) is None else x.full_tensor()  # type: ignore
 
 
-def mean(x: Tensor) -> Tensor:
-    """The mean of all entries, [], plain."""
-    return whole(x.mean())
+def means(own: Tensor, stack: Tensor) -> Tensor:
+    """Means over each tensor of a stack [G, *s]: [G], or [G, k] of `own` [G, k, *s].
+
+    Args:
+      own: numbers for each element of this process's part.
+      stack: the whole, possibly spread.
+    """
+    axes, num = stack.dim() - 1, max(math.prod(stack.shape[1:]), 1)
+    leading = own.shape[: own.dim() - axes]
+    return added_up(own.reshape(*leading, -1).sum(-1), layout_of(stack)) / num
 
 
 def added_up(sums: Tensor, layout: Layout | None) -> Tensor:
@@ -52,7 +59,7 @@ def added_up(sums: Tensor, layout: Layout | None) -> Tensor:
 
 
 def part(x: Tensor, layout: Layout | None) -> Tensor:
-    """What of `x` [k, *s], plain and whole, meets this process's part of a tensor [*s].
+    """What of `x` [G, k, *s], plain and whole, meets this process's part of a stack.
 
     Axes of `x` may have size 1, which meets everything.
     """

@@ -4,16 +4,14 @@ What bfloat16 rounds off it rounds by chance, a hash of the number and of the st
 same as in jax, bit for bit.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lopt.specs import ParamSpec
 from lopt.torch import shards
-from lopt.torch.rule import Rule, State
+from lopt.torch.packing import Packing
+from lopt.torch.rule import State
 
 StateDtype = Literal["float32", "bfloat16"]
 
@@ -36,42 +34,21 @@ def rounded(x: Tensor, step: int) -> Tensor:
     return torch.where(torch.isfinite(x), kept, x).to(torch.bfloat16)
 
 
-def stored(rule: Rule, state_dtype: StateDtype) -> Rule:
-    """The rule, what it keeps of each tensor in this type between its updates.
-
-    Args:
-      rule: it updates each tensor by itself, and counts a "step".
-      state_dtype: "float32": the rule as it is.
-    """
-    return rule if state_dtype == "float32" else _Stored(rule)
+def narrowed(state: State, state_dtype: StateDtype) -> State:
+    """The state, what is kept of each tensor in this type."""
+    dtype = getattr(torch, state_dtype)
+    tensors = [{k: x.to(dtype) for k, x in own.items()} for own in state.per_param]
+    return state._replace(per_param=tensors)
 
 
-@dataclass(frozen=True)
-class _Stored:
-    rule: Rule
-    reads_loss = False
+def load(pack: Packing, i: int, state: State, key: str) -> Tensor:
+    """What is kept of the tensors of a stack, in float32; it may be changed."""
+    return pack.stack(i, [own.get(key) for own in state.per_param]).float()
 
-    def init(self, params: Sequence[Tensor], specs: Sequence[ParamSpec]) -> State:
-        state = self.rule.init(params, specs)
-        narrow = [{k: x.bfloat16() for k, x in own.items()} for own in state.per_param]
-        return state._replace(per_param=narrow)
 
-    def update(
-        self,
-        grads: Sequence[Tensor],
-        state: State,
-        params: Sequence[Tensor],
-        loss: Tensor | None,
-    ) -> list[Tensor]:
-        step, updates = state.shared["step"], []
-        tensors = zip(grads, state.specs, state.per_param, params, strict=True)
-        for g, spec, kept, p in tensors:
-            # One at a time, so that no more than one tensor's state is ever widened.
-            wide = {name: x.float() for name, x in kept.items()}
-            alone = State((spec,), {"step": step.clone()}, [wide])
-            updates += self.rule.update([g], alone, [p], loss)
-            for name, x in wide.items():
-                own = rounded(shards.local(x), int(step) + 1)
-                shards.local(kept[name]).copy_(own)
-        step += 1
-        return updates
+def store(pack: Packing, i: int, state: State, key: str, stack: Tensor) -> None:
+    """Keeps of the tensors of a stack what is in it, after one more step."""
+    kept = [own.get(key) for own in state.per_param]
+    if kept[pack.groups[i][0]].dtype == torch.bfloat16:
+        stack = rounded(shards.local(stack), int(state.shared["step"]) + 1)
+    pack.store(i, shards.local(stack), kept)

@@ -1,4 +1,4 @@
-"""Work on the pieces of a tensor, each of them by one thread.
+"""Work on the pieces of a stack of tensors, each of them by one thread.
 
 What a thread does to a piece stays in its cache. Left to torch, all threads would share
 each of many small operations, and wait for each other after every one.

@@ -18,9 +18,11 @@ from lopt.torch import features, network, shards
 from lopt.torch.features import Piece
 from lopt.torch.moments import Axes, own, start_moments, update_moments
 from lopt.torch.network import Channels
+from lopt.torch.packing import packing
 from lopt.torch.rule import Rule, State, Theta
 from lopt.torch.shards import layout_of
-from lopt.torch.stored import StateDtype, stored
+from lopt.torch.stacks import Stack, stacks
+from lopt.torch.stored import StateDtype, narrowed
 from lopt.torch.theta import check_theta, network_shapes
 
 
@@ -61,10 +63,8 @@ def adafac_mlp(
     counts = {name: (len(d),) for name, d in initial.items()}
     check_theta(theta, {**counts, "network": layers})
     decays = [features.learned_decays(d, theta[name]) for name, d in initial.items()]
-    rule = _AdafacMlp(
-        theta["network"], tuple(decays), step_mult=step_mult, exp_mult=exp_mult, eps=eps
-    )
-    return stored(rule, state_dtype)
+    settings = step_mult, exp_mult, eps, state_dtype
+    return _AdafacMlp(theta["network"], tuple(decays), *settings)
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class _AdafacMlp:
     step_mult: float
     exp_mult: float
     eps: float
+    state_dtype: StateDtype
     reads_loss = False
 
     def init(self, params: Sequence[Tensor], specs: Sequence[ParamSpec]) -> State:
@@ -81,7 +82,8 @@ class _AdafacMlp:
             start_moments(p, self.decays, features.factored_axes(spec))
             for p, spec in zip(params, specs, strict=True)
         ]
-        return State(tuple(specs), {"step": features.start_step()}, tensors)
+        state = State(tuple(specs), {"step": features.start_step()}, tensors)
+        return narrowed(state, self.state_dtype)
 
     def update(
         self,
@@ -92,31 +94,32 @@ class _AdafacMlp:
     ) -> list[Tensor]:
         del loss
         time = features.tanh_time_features(state.shared["step"], self.decays[0].device)
-        updates = []
-        for g, moments, p, spec in zip(
-            grads, state.per_param, params, state.specs, strict=True
-        ):
-            axes = features.factored_axes(spec)
-            update_moments(moments, g, self.decays, axes)
-            size = -update_multiplier(spec, "entrywise") * self.step_mult
-            channels = _channels(g, p, moments, axes)
+        pack, updates = packing(state.specs, params), []
+        for x in stacks(pack, grads, state, params):
+            axes = features.factored_axes(x.spec)
+            update_moments(x.kept, x.g, self.decays, axes)
+            size = -update_multiplier(x.spec, "entrywise") * self.step_mult
             settings = time, self.eps, size, self.exp_mult
-            updates.append(network.updated(self.network, channels, p, *settings))
+            updates.append(
+                network.updated(self.network, _channels(x, axes), x.p, *settings)
+            )
         state.shared["step"] += 1
-        return updates
+        return pack.unpack(updates, params)
 
 
-def _channels(g: Tensor, p: Tensor, moments: dict[str, Tensor], axes: Axes) -> Channels:
-    """The channels of a tensor, in the published order: see the pair's `channels`."""
-    (m, r), g, values = own(moments), shards.local(g), shards.local(p)
-    sizes = [1, 1, len(m), len(r), len(m), len(r)]
+def _channels(stack: Stack, axes: Axes) -> Channels:
+    """The channels of a stack, in the published order: see the pair's `channels`."""
+    moments, layout = stack.kept, layout_of(stack.p)
+    (m, r), g, p = own(moments), shards.local(stack.g), shards.local(stack.p)
+    num_m, num_r = m.shape[1], r.shape[1]
+    sizes = [1, 1, num_m, num_r, num_m, num_r]
 
     def write(piece: Piece, x: Tensor) -> None:
         own_g, own_p, own_m, own_r, product, inverse, rest = x.split(
-            [*sizes, len(x) - sum(sizes)]
+            [*sizes, x.shape[1] - sum(sizes)], dim=1
         )
-        own_g.copy_(g[piece])
-        own_p.copy_(values[piece])
+        own_g.copy_(g[piece][:, None])
+        own_p.copy_(p[piece][:, None])
         own_m.copy_(features.part(m, piece))
         own_r.copy_(features.part(r, piece))
         torch.add(own_r, 1e-6, out=inverse).rsqrt_()
@@ -129,14 +132,12 @@ def _channels(g: Tensor, p: Tensor, moments: dict[str, Tensor], axes: Axes) -> C
     edges = [moments["row"], moments["col"]]
     edges += [torch.rsqrt(x + 1e-8) for x in edges]
     factors = features.reciprocal_root_factors(moments, axes[0])
-    write_rest = _factored(*(shards.part(x, layout_of(p)) for x in factors))
-    return Channels(
-        write, [shards.part(x, layout_of(p)) for x in edges], num_after=len(m)
-    )
+    write_rest = _factored(*(shards.part(x, layout) for x in factors))
+    return Channels(write, [shards.part(x, layout) for x in edges], num_after=num_m)
 
 
 _Write = Callable[[Piece, Tensor, Tensor, Tensor], None]
-"""Writes a piece's last channels, for its g [1, *s] and m [M, *s], to their place."""
+"""Writes a piece's last channels, for g [., 1, *s] and m [., M, *s], to their place."""
 
 
 def _full(full: Tensor) -> _Write:
@@ -147,7 +148,7 @@ def _full(full: Tensor) -> _Write:
         root = torch.rsqrt(v + 1e-8)
         preconditioned = g * features.reciprocal_root(v)
         moment = m * torch.rsqrt(v + 1e-6)
-        torch.cat([preconditioned, v, v, root, root, moment], out=x)
+        torch.cat([preconditioned, v, v, root, root, moment], dim=1, out=x)
 
     return write
 
@@ -156,7 +157,7 @@ def _factored(rho: Tensor, kappa: Tensor) -> _Write:
     """g ρ κ and m ρ κ."""
 
     def write(piece: Piece, g: Tensor, m: Tensor, x: Tensor) -> None:
-        factor, moment = x.split([len(rho), len(m)])
+        factor, moment = x.split([rho.shape[1], m.shape[1]], dim=1)
         torch.mul(features.part(rho, piece), features.part(kappa, piece), out=factor)
         torch.mul(m, factor, out=moment)
         factor.mul_(g)

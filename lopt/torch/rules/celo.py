@@ -15,6 +15,7 @@ from lopt.architecture import NUM_COURSE
 from lopt.torch import recurrent
 from lopt.torch.rule import Rule, Theta
 from lopt.torch.rules.velo import Controls, mixture_rule
+from lopt.torch.stacks import Stack
 
 
 def celo(
@@ -58,9 +59,6 @@ def celo(
     )
 
 
-def run_alone(
-    run: Tensor, params: Sequence[Tensor], moments: Sequence[dict[str, Tensor]]
-) -> Tensor:
+def run_alone(run: Tensor, x: Stack) -> Tensor:
     """Every tensor sees the same."""
-    del moments
-    return run.expand(len(params), len(run))
+    return run.expand(len(x.p), len(run))

@@ -5,7 +5,6 @@ References:
   arXiv 2602.19142.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,9 +21,11 @@ from lopt.torch.bases import orthogonalize as semi_orthogonal
 from lopt.torch.channels import Seen, channels, seen
 from lopt.torch.features import Piece
 from lopt.torch.moments import start_moments, update_moments
+from lopt.torch.packing import packing
 from lopt.torch.rule import Rule, State, Theta
 from lopt.torch.shards import layout_of
-from lopt.torch.stored import StateDtype, stored
+from lopt.torch.stacks import Stack, stacks
+from lopt.torch.stored import StateDtype, narrowed
 from lopt.torch.theta import check_theta, network_shapes
 
 EPS = 1e-9
@@ -73,7 +74,7 @@ def celo2(
     num_inputs = velo_channels(*map(len, decays.values()))
     check_theta(theta, {"network": network_shapes(num_inputs, *hidden_sizes, 3)})
     bias = theta["network"]["b0"]
-    rule = _Celo2(
+    return _Celo2(
         theta["network"],
         tuple(bias.new_tensor(d) for d in decays.values()),
         num_steps if schedule == "cosine" else None,
@@ -82,8 +83,8 @@ def celo2(
         orthogonalize,
         vectors,
         axes,
+        state_dtype,
     )
-    return stored(rule, state_dtype)
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,13 @@ class _Celo2:
     orthogonalize: bool
     vectors: str
     axes: str
+    state_dtype: StateDtype
     reads_loss = False
 
     def init(self, params: Sequence[Tensor], specs: Sequence[ParamSpec]) -> State:
         tensors = [self._start(p, spec) for p, spec in zip(params, specs, strict=True)]
-        return State(tuple(specs), {"step": features.start_step()}, tensors)
+        state = State(tuple(specs), {"step": features.start_step()}, tensors)
+        return narrowed(state, self.state_dtype)
 
     def update(
         self,
@@ -110,91 +113,88 @@ class _Celo2:
         loss: Tensor | None,
     ) -> list[Tensor]:
         del loss
-        step, updates = int(state.shared["step"]), []
-        course = 1.0
+        step, course = int(state.shared["step"]), 1.0
         if self.num_steps is not None:
             place = min(step / self.num_steps, 1.0)
             course = 0.5 * (1 + math.cos(math.pi * place))
-        for g, kept, p, spec in zip(
-            grads, state.per_param, params, state.specs, strict=True
-        ):
-            is_learned = "momenta" in kept
+        pack, updates = packing(state.specs, params), []
+        for x in stacks(pack, grads, state, params):
+            is_learned = "momenta" in x.kept
             rate = course * self.rates[0 if is_learned else 1]
             if is_learned:
-                u = self._direction(g, kept, p, spec)
+                u = self._direction(x)
             else:
-                u = _adam(g, kept, step + 1, is_corrected=self.vectors == "adamw")
-            updates.append(-rate * (u + self.weight_decay * p))
+                u = _adam(x, step + 1, is_corrected=self.vectors == "adamw")
+            updates.append(-rate * (u + self.weight_decay * shards.local(x.p)))
         state.shared["step"] += 1
-        return updates
+        return pack.unpack(updates, params)
 
     def _start(self, p: Tensor, spec: ParamSpec) -> dict[str, Tensor]:
         if self.vectors == "learned" or _is_matrix(spec, self.axes):
             view = _view_spec(spec, self.axes)
-            p = _view(p, spec, self.axes)
+            p = _view(p[None], spec, self.axes)[0]
             return start_moments(p, self.decays, features.factored_axes(view))
         return {k: torch.zeros_like(p, dtype=torch.float32) for k in ("mu", "nu")}
 
-    def _direction(
-        self, g: Tensor, kept: dict[str, Tensor], p: Tensor, spec: ParamSpec
-    ) -> Tensor:
+    def _direction(self, x: Stack) -> Tensor:
         """The direction of unit RMS, times its muP multiplier."""
-        factored = features.factored_axes(_view_spec(spec, self.axes))
-        g, p = (_view(x, spec, self.axes) for x in (g.clamp(-CLIP, CLIP), p))
-        update_moments(kept, g, self.decays, factored)
-        found = [self._of_matrix(x, p) for x in _matrices(seen(g, p, kept, factored))]
-        if self.orthogonalize and p.dim() >= 2 and p.numel():
-            matrices = torch.stack([shards.whole(u) for u in found])
-            found = [_part(u, p) for u in semi_orthogonal(matrices)]
-        found = [u * torch.rsqrt(EPS + shards.mean(u * u)) for u in found]
-        u = found[0] if len(found) == 1 else torch.stack(found)
+        factored = features.factored_axes(_view_spec(x.spec, self.axes))
+        g = _view(x.g.clamp(-CLIP, CLIP), x.spec, self.axes)
+        p = _view(x.p, x.spec, self.axes)
+        update_moments(x.kept, g, self.decays, factored)
+        matrices = _matrices(p)
+        u = self._of_matrices(_seen(seen(g, p, x.kept, factored)), matrices)
+        if self.orthogonalize and p.dim() > 2 and p.numel():
+            whole = shards.whole(shards.joined(u, layout_of(matrices)))
+            u = semi_orthogonal(whole)[:, None]
+            u = shards.part(u, layout_of(matrices))[:, 0]
+        scale = torch.rsqrt(EPS + shards.means(u * u, matrices))
+        u = u * features.along(scale, u.dim() - 1)
         kind = "orthogonalized" if self.orthogonalize else "entrywise"
-        return update_multiplier(spec, kind) * _tensor(u, spec, self.axes)
+        u = shards.joined(u.reshape(shards.local(p).shape), layout_of(p))
+        u = shards.local(_tensor(u, x.spec, self.axes))
+        return update_multiplier(x.spec, kind) * u
 
-    def _of_matrix(self, x: Seen, p: Tensor) -> Tensor:
-        """The network's first output for a matrix or a vector."""
-        whole = p if x.p.dim() == p.dim() else x.p
+    def _of_matrices(self, x: Seen, p: Tensor) -> Tensor:
+        """The network's first output for a stack of matrices or vectors."""
         u = torch.empty_like(x.p, memory_format=torch.contiguous_format)
         none = self.decays[0].new_zeros(0)
 
         def write(piece: Piece, y: Tensor) -> None:
-            u[piece] = y[0]
+            u[piece] = y[:, 0]
 
-        network.outputs(self.network, channels(x), whole, none, EPS, write)
-        return shards.joined(u, layout_of(whole))
-
-
-def _matrices(x: Seen) -> list[Seen]:
-    """What is seen of the matrix at each place along all but the last two axes."""
-    leading = x.p.shape[:-2]
-
-    def at(y: Tensor, place: tuple[int, ...]) -> Tensor:
-        sizes = y.shape[1 : 1 + len(place)]
-        index = [min(i, n - 1) for i, n in zip(place, sizes, strict=True)]
-        return y[(slice(None), *index)]
-
-    return [
-        x._replace(
-            g=x.g[place],
-            p=x.p[place],
-            m=at(x.m, place),
-            r=at(x.r, place),
-            edges=[at(edge, place) for edge in x.edges],
-        )
-        for place in itertools.product(*map(range, leading))
-    ]
+        network.outputs(self.network, channels(x), p, none, EPS, write)
+        return u
 
 
-def _part(u: Tensor, p: Tensor) -> Tensor:
-    """The direction of a matrix, which every process has whole, laid out as `p`."""
+def _matrices(p: Tensor) -> Tensor:
+    """Tensors of more axes as more of their last two: [G, …, m, n] -> [., m, n]."""
+    if p.dim() < 4:
+        return p
+    p = p.reshape(-1, *p.shape[-2:])
     layout = layout_of(p)
-    return shards.joined(shards.part(u[None], layout)[0], layout)
+    has_its_own = layout is not None and any(x.is_shard(0) for x in layout.placements)
+    return shards.local(p) if has_its_own else p
 
 
-def _adam(g: Tensor, kept: dict[str, Tensor], step: int, *, is_corrected: bool) -> Tensor:
+def _seen(x: Seen) -> Seen:
+    """What is seen of `_matrices`."""
+    leading = x.p.shape[1:-2]
+
+    def of_each(y: Tensor) -> Tensor:
+        y = y.expand(*y.shape[:2], *leading, *y.shape[-2:])
+        return y.movedim(1, -3).reshape(-1, y.shape[1], *y.shape[-2:])
+
+    if not leading:
+        return x
+    g, p, m, r = _matrices(x.g), _matrices(x.p), of_each(x.m), of_each(x.r)
+    return Seen(g, p, m, r, x.full, [of_each(edge) for edge in x.edges])
+
+
+def _adam(x: Stack, step: int, *, is_corrected: bool) -> Tensor:
     """Adam's direction after `step` gradients, of which this is the last."""
     b1, b2, eps = ADAM
-    mu, nu = kept["mu"], kept["nu"]
+    g, mu, nu = (shards.local(y) for y in (x.g, x.kept["mu"], x.kept["nu"]))
     mu.lerp_(g, 1 - b1)
     nu.lerp_(g * g, 1 - b2)
     if not is_corrected:
@@ -238,17 +238,20 @@ def _order(spec: ParamSpec, axes: str) -> tuple[int, ...]:
 
 
 def _view(x: Tensor, spec: ParamSpec, axes: str) -> Tensor:
-    """The tensor as `_view_spec` says."""
+    """The tensors of a stack as `_view_spec` says."""
     order, shape = _order(spec, axes), _view_spec(spec, axes).shape
     # A view of a DTensor whose axes are shorter than its mesh is not always possible.
     is_same = list(order) == sorted(order) and shape == spec.shape
-    return x if is_same else x.permute(order).reshape(shape)
+    if is_same:
+        return x
+    return x.permute(0, *(axis + 1 for axis in order)).reshape(len(x), *shape)
 
 
 def _tensor(x: Tensor, spec: ParamSpec, axes: str) -> Tensor:
     """The inverse of `_view`."""
     order = _order(spec, axes)
-    if list(order) == sorted(order) and x.shape == spec.shape:
+    if list(order) == sorted(order) and x.shape[1:] == spec.shape:
         return x
     inverse = sorted(range(len(order)), key=order.__getitem__)
-    return x.reshape([spec.shape[a] for a in order]).permute(inverse)
+    x = x.reshape(len(x), *(spec.shape[axis] for axis in order))
+    return x.permute(0, *(axis + 1 for axis in inverse))

@@ -21,12 +21,12 @@ from torch import Tensor
 from lopt import checks
 from lopt.errors import CheckpointError, unknown_name
 from lopt.specs import ParamSpec, update_multiplier
-from lopt.torch import policy
+from lopt.torch import policy, shards
 from lopt.torch.bases import BASES, Base, Place
 from lopt.torch.packing import Packing, Stacks, packing
 from lopt.torch.policy import EPS, Policy, Prior
 from lopt.torch.rule import State, Theta
-from lopt.torch.stored import StateDtype, rounded
+from lopt.torch.stored import StateDtype, load, store
 from lopt.torch.theta import check_theta
 
 PRIOR_LOGITS: Mapping[str, float] = MappingProxyType({"muon": 4.0})
@@ -171,7 +171,7 @@ class Layerwise:
         """The momenta with these gradients, M lists of stacks, not yet unbiased."""
         return [
             [
-                _load(pack, i, state, f"momentum_{j}").lerp_(g, 1 - beta)
+                shards.local(load(pack, i, state, f"momentum_{j}")).lerp_(g, 1 - beta)
                 for i, g in enumerate(grads)
             ]
             for j, beta in enumerate(self.decays)
@@ -180,7 +180,7 @@ class Layerwise:
     def _store_momenta(self, pack: Packing, momenta: list[Stacks], state: State) -> None:
         for j, stacks in enumerate(momenta):
             for i, stack in enumerate(stacks):
-                _store(pack, i, state, f"momentum_{j}", stack)
+                store(pack, i, state, f"momentum_{j}", stack)
 
     def _decide(
         self, pack: Packing, known: "Known", state: State, now: Tensor, loss: Tensor
@@ -226,10 +226,12 @@ class Layerwise:
         for k, base in enumerate(self.table):
             if not base.applies(spec):
                 continue
-            keep = {n: _load(pack, i, state, self._key(k, n)) for n in base.keeps}
+            keep = {
+                n: shards.local(load(pack, i, state, self._key(k, n))) for n in base.keeps
+            }
             d = base.direction(u, g, keep, place)
             for name, stack in keep.items():
-                _store(pack, i, state, self._key(k, name), stack)
+                store(pack, i, state, self._key(k, name), stack)
             factor = (
                 -decision.step_size * decision.mixture[:, k] * known.multipliers[:, k]
             )
@@ -264,15 +266,3 @@ def _known(pack: Packing, names: tuple[str, ...], prior: Prior) -> Known:
         torch.tensor(scales, device=device),
         torch.tensor([prior.decay(spec) for spec in pack.specs], device=device),
     )
-
-
-def _load(pack: Packing, i: int, state: State, key: str) -> Tensor:
-    """What is kept of the tensors of a stack, in float32; it may be changed."""
-    return pack.stack(i, [own.get(key) for own in state.per_param]).float()
-
-
-def _store(pack: Packing, i: int, state: State, key: str, stack: Tensor) -> None:
-    kept = [own.get(key) for own in state.per_param]
-    if kept[pack.groups[i][0]].dtype == torch.bfloat16:
-        stack = rounded(stack, int(state.shared["step"]) + 1)
-    pack.store(i, stack, kept)

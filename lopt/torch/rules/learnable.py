@@ -12,8 +12,10 @@ from torch import Tensor
 
 from lopt import checks
 from lopt.specs import ROLES, Kind, ParamSpec, update_multiplier
-from lopt.torch import features
+from lopt.torch import features, shards
+from lopt.torch.packing import packing
 from lopt.torch.rule import Rule, State, Theta
+from lopt.torch.stacks import stacks
 from lopt.torch.theta import check_theta
 
 Values = dict[str, Tensor]
@@ -119,14 +121,16 @@ class _Learnable:
         params: Sequence[Tensor],
         loss: Tensor | None,
     ) -> list[Tensor]:
-        del params, loss
+        del loss
         state.shared["step"] += 1
-        count, updates = state.shared["step"].to(self.theta["log_lr"]), []
-        for g, kept, spec in zip(grads, state.per_param, state.specs, strict=True):
-            accumulators = [kept[name] for name in self.accumulators]
-            step = self.step(self._values(spec), count, g, accumulators)
-            updates.append(step.mul_(-update_multiplier(spec, self.kind)))
-        return updates
+        count = state.shared["step"].to(self.theta["log_lr"])
+        pack, updates = packing(state.specs, params), []
+        for x in stacks(pack, grads, state, params):
+            accumulators = [shards.local(x.kept[name]) for name in self.accumulators]
+            g = shards.local(x.g)
+            step = self.step(self._values(x.spec), count, g, accumulators)
+            updates.append(step.mul_(-update_multiplier(x.spec, self.kind)))
+        return pack.unpack(updates, params)
 
     def _values(self, spec: ParamSpec) -> Values:
         if not self.per_role:

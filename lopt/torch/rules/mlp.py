@@ -16,8 +16,10 @@ from lopt.specs import ParamSpec, update_multiplier
 from lopt.torch import features, network, shards
 from lopt.torch.features import Piece
 from lopt.torch.network import Channels
+from lopt.torch.packing import packing
 from lopt.torch.rule import Rule, State, Theta
-from lopt.torch.stored import StateDtype, stored
+from lopt.torch.stacks import stacks
+from lopt.torch.stored import StateDtype, narrowed
 from lopt.torch.theta import check_theta, network_shapes
 from lopt.torch.threads import over_pieces
 
@@ -46,9 +48,8 @@ def mlp(
     checks.check_decays(decays=decays)
     num_inputs = 2 + len(decays) + len(TIME_SCALES)
     check_theta(theta, {"network": network_shapes(num_inputs, *hidden_sizes, 2)})
-    layers = theta["network"]
-    rule = _Mlp(layers, layers["b0"].new_tensor(decays), step_mult, exp_mult, eps)
-    return stored(rule, state_dtype)
+    layers, settings = theta["network"], (step_mult, exp_mult, eps, state_dtype)
+    return _Mlp(layers, layers["b0"].new_tensor(decays), *settings)
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,13 @@ class _Mlp:
     step_mult: float
     exp_mult: float
     eps: float
+    state_dtype: StateDtype
     reads_loss = False
 
     def init(self, params: Sequence[Tensor], specs: Sequence[ParamSpec]) -> State:
         momenta = [{"momenta": features.zeros(p, len(self.decays))} for p in params]
-        return State(tuple(specs), {"step": features.start_step()}, momenta)
+        state = State(tuple(specs), {"step": features.start_step()}, momenta)
+        return narrowed(state, self.state_dtype)
 
     def update(
         self,
@@ -73,18 +76,16 @@ class _Mlp:
     ) -> list[Tensor]:
         del loss
         time = features.tanh_time_features(state.shared["step"], self.decays.device)
-        updates = []
-        for g, kept, p, spec in zip(
-            grads, state.per_param, params, state.specs, strict=True
-        ):
-            g, m = shards.local(g), shards.local(kept["momenta"])
+        pack, updates = packing(state.specs, params), []
+        for x in stacks(pack, grads, state, params):
+            g, m = shards.local(x.g), shards.local(x.kept["momenta"])
             _observe(m, g, self.decays)
-            size = -update_multiplier(spec, "entrywise") * self.step_mult
+            size = -update_multiplier(x.spec, "entrywise") * self.step_mult
             settings = time, self.eps, size, self.exp_mult
-            channels = _channels(g, shards.local(p), m)
-            updates.append(network.updated(self.network, channels, p, *settings))
+            channels = _channels(g, shards.local(x.p), m)
+            updates.append(network.updated(self.network, channels, x.p, *settings))
         state.shared["step"] += 1
-        return updates
+        return pack.unpack(updates, params)
 
 
 def _observe(m: Tensor, g: Tensor, decays: Tensor) -> None:
@@ -98,6 +99,6 @@ def _channels(g: Tensor, p: Tensor, m: Tensor) -> Channels:
     """g, p, momenta."""
 
     def write(piece: Piece, x: Tensor) -> None:
-        x[0], x[1], x[2:] = g[piece], p[piece], features.part(m, piece)
+        x[:, 0], x[:, 1], x[:, 2:] = g[piece], p[piece], features.part(m, piece)
 
     return Channels(write)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from lopt.specs import ParamSpec, update_multiplier
 from lopt.torch import features, recurrent, shards
+from lopt.torch.packing import packing
 from lopt.torch.rule import Rule, State, Theta
-from lopt.torch.shards import layout_of
+from lopt.torch.stacks import Stack, rows, stacks
 from lopt.torch.theta import check_theta, linear_shapes, lstm_shapes
 
 NAMES = ("lr", "beta1", "beta2", "epsilon")
@@ -78,24 +79,21 @@ class _NNAdam:
         loss: Tensor | None,
     ) -> list[Tensor]:
         del loss
-        grads = [g.clamp(-_MAX_GRADIENT, _MAX_GRADIENT) for g in grads]
+        pack = packing(state.specs, params)
         updates, inputs = [], []
-        for g, kept, p, spec in zip(
-            grads, state.per_param, params, state.specs, strict=True
-        ):
-            m, r = (shards.local(kept[name]) for name in ("momentum", "second_moment"))
-            lr, beta1, beta2, eps = _constrain(kept["raw"])
-            own_g = shards.local(g)
-            m.mul_(beta1).add_((1.0 - beta1) * own_g)
-            r.mul_(beta2).add_((1.0 - beta2) * own_g * own_g)
+        for x in stacks(pack, grads, state, params):
+            g = shards.local(x.g).clamp(-_MAX_GRADIENT, _MAX_GRADIENT)
+            m, r = (shards.local(x.kept[name]) for name in ("momentum", "second_moment"))
+            raw = features.along(x.kept["raw"], g.dim() - 1).movedim(1, -1)
+            lr, beta1, beta2, eps = _constrain(raw)
+            m.mul_(beta1).add_((1.0 - beta1) * g)
+            r.mul_(beta2).add_((1.0 - beta2) * g * g)
             scale = lr * (1.0 + eps) / (eps + torch.sqrt(r + 1e-10))
-            update = scale.mul_(m).mul_(-update_multiplier(spec, "entrywise"))
-            updates.append(shards.joined(update, layout_of(p)))
-            inputs.append(_lstm_inputs(p, g, kept))
-        if inputs:
-            self._move(torch.stack(inputs), state.per_param)
+            updates.append(scale.mul_(m).mul_(-update_multiplier(x.spec, "entrywise")))
+            inputs.append(_lstm_inputs(x, g, m, r))
+        self._move(torch.cat(inputs), rows(pack, state))
         state.shared["step"] += 1
-        return updates
+        return pack.unpack(updates, params)
 
     def _move(self, inputs: Tensor, tensors: Sequence[dict[str, Tensor]]) -> None:
         """Moves every tensor's raw hyperparameters, for the next step."""
@@ -127,19 +125,22 @@ def _unconstrain(values: Sequence[Tensor]) -> list[Tensor]:
     return [0.1 * torch.log(x) for x in (lr, 1.0 - beta1, 1.0 - beta2, epsilon)]
 
 
-def _lstm_inputs(p: Tensor, g: Tensor, kept: dict[str, Tensor]) -> Tensor:
-    """What the LSTM sees of a tensor, whose g is clipped, m and r updated: [19]."""
-    tensors = g, kept["momentum"], p, kept["second_moment"]
-    scaled = kept["raw"].clamp(-5.0, 5.0) / 5.0
-    is_vector, is_scalar = (1.0 if p.dim() == n else -1.0 for n in (1, 0))
-    means = [shards.mean(x) for x in tensors]
-    signed = [y for x in means for y in (_log(x), x.sign())]
-    size = _log(shards.mean(g.abs()))
-    squares = [(x - mean).square() for x, mean in zip(tensors, means, strict=True)]
-    variances = [_log(shards.mean(x)) for x in squares]
-    row = [*scaled[1:], is_vector, is_scalar, scaled[0], *signed[:2], size]
-    row += [*signed[2:], *variances]
-    return torch.stack([torch.as_tensor(x, device=scaled.device) for x in row])
+def _lstm_inputs(x: Stack, g: Tensor, m: Tensor, r: Tensor) -> Tensor:
+    """What the LSTM sees of each tensor, [G, 19], of these g, clipped, and m and r."""
+    tensors = g, m, shards.local(x.p), r
+    scaled = x.kept["raw"].clamp(-5.0, 5.0) / 5.0
+    is_vector, is_scalar = (
+        scaled.new_full((len(g), 1), 1.0 if len(x.spec.shape) == n else -1.0)
+        for n in (1, 0)
+    )
+    means = [shards.means(y, x.p) for y in tensors]
+    signed = [y for mean in means for y in (_log(mean), mean.sign())]
+    size = _log(shards.means(g.abs(), x.p))
+    centers = [features.along(mean, g.dim() - 1) for mean in means]
+    pairs = zip(tensors, centers, strict=True)
+    variances = [_log(shards.means((y - mean).square(), x.p)) for y, mean in pairs]
+    measured = torch.stack([*signed[:2], size, *signed[2:], *variances], dim=1)
+    return torch.cat([scaled[:, 1:], is_vector, is_scalar, scaled[:, :1], measured], 1)
 
 
 def _log(x: Tensor) -> Tensor:

@@ -22,8 +22,10 @@ from lopt.torch import features, network, recurrent, shards
 from lopt.torch.features import Piece, log_abs
 from lopt.torch.moments import own
 from lopt.torch.network import Channels
+from lopt.torch.packing import packing
 from lopt.torch.rule import Rule, State, Theta
 from lopt.torch.shards import layout_of
+from lopt.torch.stacks import Stack, rows, stacks, with_elements
 from lopt.torch.theta import (
     check_theta,
     linear_shapes,
@@ -115,37 +117,51 @@ class _RnnMlp:
     ) -> list[Tensor]:
         if loss is None:
             raise TypeError("this optimizer reads the loss: call `step(loss=loss)`")
-        shared, step = state.shared, int(state.shared["step"])
+        shared = state.shared
         shared["loss_mean"].lerp_(loss, 1 - TRAIN_DECAY)
         deviation = (shared["loss_mean"] - loss).square()
         shared["loss_variance"].lerp_(deviation, 1 - TRAIN_DECAY)
+        found = iter(self._updates(*with_elements(grads, state, params), loss))
         shared["step"] += 1
-        updates = [torch.zeros_like(p, dtype=torch.float32) for p in params]
-        full = [i for i, p in enumerate(params) if p.numel()]
-        if not full:
-            return updates
-        clipped = _clip(shared, [grads[i] for i in full], step)
-        rows, inputs = [state.per_param[i] for i in full], []
+        return [next(found) if p.numel() else torch.zeros_like(p) for p in params]
+
+    def _updates(
+        self,
+        grads: Sequence[Tensor],
+        state: State,
+        params: Sequence[Tensor],
+        loss: Tensor,
+    ) -> list[Tensor]:
+        """Of tensors that all have elements."""
+        if not params:
+            return []
+        pack, shared = packing(state.specs, params), state.shared
+        step = int(shared["step"])
         told = _told(shared, loss, step + 1)
-        for g, kept, i in zip(clipped, rows, full, strict=True):
-            self._observe(g, kept)
-            shape = [
-                state.specs[i].shape[a] for a in features.kernel_axes(state.specs[i])
-            ]
-            seen = _tensor_inputs(g, params[i], kept, shape, told)
-            inputs.append(torch.cat([shared["from_lstm"], kept["from_mlp"], seen]))
-        hidden = recurrent.lstm(self.theta["lstm"], torch.stack(inputs), rows)
+        most = CLIP * shared["gradient_size"] / (1.0 - CLIP_DECAY ** (step + 1))
+        squares, inputs = [], []
+        for x in stacks(pack, grads, state, params):
+            g = shards.local(x.g).clamp(-most, most)
+            squares.append(shards.means(g * g, x.p))
+            self._observe(g, x.kept)
+            own = [shared["from_lstm"].expand(len(g), -1), x.kept["from_mlp"]]
+            inputs.append(torch.cat([*own, _tensor_inputs(x, g, told)], dim=1))
+        size = torch.sqrt(1e-8 + torch.cat(squares).mean())
+        shared["gradient_size"].lerp_(size, 1 - CLIP_DECAY)
+        kept = rows(pack, state)
+        hidden = recurrent.lstm(self.theta["lstm"], torch.cat(inputs), kept)
         shared["from_lstm"] = recurrent.linear(self.theta["to_all"], hidden).mean(0)
         to_mlp = recurrent.linear(self.theta["to_mlp"], hidden)
-        for g, kept, i, message in zip(clipped, rows, full, to_mlp, strict=True):
-            p = params[i]
-            seen = torch.cat([_shared_inputs(step, len(full), p), message])
-            size = -self.step_mult * update_multiplier(state.specs[i], "entrywise")
-            updates[i] = self._update(g, kept, p, seen, size)
-        return updates
+        updates = []
+        for x in stacks(pack, grads, state, params):
+            seen = _shared_inputs(step, len(params), x)
+            seen = torch.cat([seen, to_mlp[x.rows]], dim=1)
+            g = shards.local(x.g).clamp(-most, most)
+            updates.append(self._update(x, g, seen))
+        return pack.unpack(updates, params)
 
     def _observe(self, g: Tensor, kept: dict[str, Tensor]) -> None:
-        (m, r), g = own(kept), shards.local(g)
+        m, r = own(kept)
 
         def update(piece: Piece) -> None:
             features.update_momenta(features.part(m, piece), g[piece], self.decays)
@@ -153,65 +169,57 @@ class _RnnMlp:
 
         over_pieces(g, lambda: update)
 
-    def _update(
-        self, g: Tensor, kept: dict[str, Tensor], p: Tensor, seen: Tensor, size: float
-    ) -> Tensor:
-        """The update of a tensor, whose MLP tells the LSTM something for the next one."""
-        (m, r), g = own(kept), shards.local(g)
-        channels = _channels(g, shards.local(p), m, r)
+    def _update(self, x: Stack, g: Tensor, seen: Tensor) -> Tensor:
+        """The update of a stack, whose MLP tells the LSTM something for the next one."""
+        m, r = own(x.kept)
+        channels = _channels(g, shards.local(x.p), m, r)
+        size = -self.step_mult * update_multiplier(x.spec, "entrywise")
         update = torch.empty_like(g, memory_format=torch.contiguous_format)
 
         def write(piece: Piece, y: Tensor) -> Tensor:
-            a, b, *rest = y
+            a, b = y[:, 0], y[:, 1]
             update[piece] = size * a * torch.exp(self.exp_mult * b)
-            return torch.stack([x.sum() for x in rest])
+            return features.flat(y[:, 2:]).sum(2)
 
-        sums = network.outputs(self.theta["network"], channels, p, seen, EPS, write)
-        total = sum(sums, torch.zeros_like(kept["from_mlp"]))
-        kept["from_mlp"] = shards.added_up(total, layout_of(p)) / p.numel()
-        return shards.joined(update, layout_of(p))
-
-
-def _clip(shared: dict[str, Tensor], grads: list[Tensor], step: int) -> list[Tensor]:
-    """Gradients clipped, element by element, at ten times their usual size."""
-    size = shared["gradient_size"]
-    most = CLIP * size / (1.0 - CLIP_DECAY ** (step + 1))
-    clipped = [g.clamp(-most, most) for g in grads]
-    squares = torch.stack([shards.mean(g * g) for g in clipped])
-    size.lerp_(torch.sqrt(1e-8 + squares.mean()), 1 - CLIP_DECAY)
-    return clipped
+        settings = channels, x.p, seen, EPS, write
+        parts = network.outputs(self.theta["network"], *settings)
+        total = features.sums(g, parts, x.kept["from_mlp"].shape[1])
+        num = math.prod(x.spec.shape)
+        x.kept["from_mlp"] = shards.added_up(total, layout_of(x.p)) / num
+        return update
 
 
-def _told(shared: dict[str, Tensor], loss: Tensor, num_losses: int) -> list[Tensor]:
+def _told(shared: dict[str, Tensor], loss: Tensor, num_losses: int) -> Tensor:
     """The training loss, and no validation loss, in deviations of the former."""
     correction = 1.0 / (1.0 - TRAIN_DECAY**num_losses + 1e-8)
     scale = torch.rsqrt(correction * shared["loss_variance"] + 1e-8)
     mean = correction * shared["loss_mean"]
-    return [((x - mean) * scale).clamp(-5.0, 5.0) for x in (loss, 0.0 * loss)]
+    return ((torch.stack([loss, 0.0 * loss]) - mean) * scale).clamp(-5.0, 5.0)
 
 
-def _tensor_inputs(
-    g: Tensor,
-    p: Tensor,
-    kept: dict[str, Tensor],
-    shape: Sequence[int],
-    told: list[Tensor],
-) -> Tensor:
-    """What the LSTM sees of a tensor beside messages, [18]."""
-    tensors = kept["momenta"], kept["second_moments"], p
-    means = [shards.mean(x) for x in tensors]
-    squares = [(x - mean).square() for x, mean in zip(tensors, means, strict=True)]
+def _tensor_inputs(x: Stack, g: Tensor, told: Tensor) -> Tensor:
+    """What the LSTM sees of each tensor beside messages, [G, 18]."""
+    tensors = *own(x.kept), shards.local(x.p)[:, None]
+    means = [_mean(y, x) for y in tensors]
+    centers = [features.along(mean, x.p.dim()) for mean in means]
+    pairs = zip(tensors, centers, strict=True)
+    squares = [_mean((y - mean).square(), x) for y, mean in pairs]
+    shape = [x.spec.shape[axis] for axis in features.kernel_axes(x.spec)]
     sizes = [*shape, *[1] * MOST_AXES][:MOST_AXES]
-    row = [
-        log_abs(_norm(g)),
-        1.0 if p.dim() == 0 else -1.0,
-        *(y for x in means for y in (log_abs(x), x.sign())),
-        log_abs(_norm(p)),
-        *(math.log(n) - 1.0 for n in sizes),
-        *told,
-        *(log_abs(shards.mean(x)) for x in squares),
-    ]
-    return torch.stack([torch.as_tensor(x, device=told[0].device) for x in row]).float()
+    of_all = torch.cat([torch.tensor([math.log(n) - 1.0 for n in sizes]).to(told), told])
+    is_scalar = told.new_full((len(g), 1), -1.0 if shape else 1.0)
+    of_each = [y for mean in means for y in (log_abs(mean), mean.sign())]
+    of_each.append(log_abs(_norm(shards.local(x.p), x)))
+    return torch.cat(
+        [
+            log_abs(_norm(g, x))[:, None],
+            is_scalar,
+            torch.stack(of_each, dim=1),
+            of_all.expand(len(g), -1),
+            torch.stack([log_abs(y) for y in squares], dim=1),
+        ],
+        dim=1,
+    )
 
 
 def _channels(g: Tensor, p: Tensor, m: Tensor, r: Tensor) -> Channels:
@@ -221,21 +229,27 @@ def _channels(g: Tensor, p: Tensor, m: Tensor, r: Tensor) -> Channels:
         m_, r_ = features.part(m, piece), features.part(r, piece)
         inverse = torch.rsqrt(r_ + 1e-6)
         log_p = torch.log(p[piece].abs() + 1e-8)
-        own = [g[piece][None], p[piece][None], log_p[None]]
-        torch.cat([*own, m_, r_, m_ * inverse, inverse], out=x)
+        own = (y[:, None] for y in (g[piece], p[piece], log_p))
+        torch.cat([*own, m_, r_, m_ * inverse, inverse], dim=1, out=x)
 
     return Channels(write)
 
 
-def _shared_inputs(step: int, num_tensors: int, p: Tensor) -> Tensor:
-    """What all elements of a tensor see beside the message: sines of time, sizes."""
-    device = shards.local(p).device
+def _shared_inputs(step: int, num_tensors: int, x: Stack) -> Tensor:
+    """What all elements of a tensor see beside the message, [G, 14]: sines of time,
+    sizes."""
+    norms = torch.log(_norm(shards.local(x.p), x) + 1e-8)
     scales = math.pi * torch.tensor(TIME_SCALES, dtype=torch.float32)
-    time = torch.sin(step / scales).to(device)
-    numbers = torch.tensor([math.log(num_tensors) - 1.0, math.log(p.numel())])
-    many, number = numbers.to(device)
-    return torch.cat([time, torch.stack([many, torch.log(_norm(p) + 1e-8), number])])
+    numbers = [math.log(num_tensors) - 1.0, math.log(math.prod(x.spec.shape))]
+    of_all = torch.cat([torch.sin(step / scales), torch.tensor(numbers)]).to(norms)
+    *time, number = of_all.expand(len(norms), -1).split([len(scales) + 1, 1], dim=1)
+    return torch.cat([*time, norms[:, None], number], dim=1)
 
 
-def _norm(x: Tensor) -> Tensor:
-    return torch.sqrt(shards.whole((x * x).sum()))
+def _mean(y: Tensor, x: Stack) -> Tensor:
+    """Of all entries of each tensor's statistics [G, k, *s], [G]."""
+    return shards.means(y, x.p).mean(1)
+
+
+def _norm(y: Tensor, x: Stack) -> Tensor:
+    return torch.sqrt(math.prod(x.spec.shape) * shards.means(y * y, x.p))

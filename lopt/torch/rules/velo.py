@@ -18,8 +18,10 @@ from lopt.architecture import CLIP, NUM_COURSE, velo_channels
 from lopt.specs import ParamSpec, update_multiplier
 from lopt.torch import course, features, network, recurrent, shards
 from lopt.torch.channels import channels, seen
-from lopt.torch.moments import start_moments, update_moments
+from lopt.torch.moments import own, start_moments, update_moments
+from lopt.torch.packing import Packing, packing
 from lopt.torch.rule import Rule, State, Theta
+from lopt.torch.stacks import Stack, rows, stacks, with_elements
 from lopt.torch.theta import (
     check_theta,
     linear_shapes,
@@ -43,8 +45,8 @@ class Controls(NamedTuple):
     step_mult: Tensor  # shape=[T]
 
 
-_Inputs = Callable[[Tensor, Sequence[Tensor], Sequence[dict[str, Tensor]]], Tensor]
-"""`(run [18], tensors, their moments before this step) -> what the LSTM sees [T, .]`."""
+_Inputs = Callable[[Tensor, Stack], Tensor]
+"""`(run [18], a stack before this step) -> what the LSTM sees of each tensor [G, .]`."""
 
 
 def velo(
@@ -176,81 +178,76 @@ class _Mixture:
     ) -> list[Tensor]:
         step = int(state.shared["step"])
         course.add_loss(state.shared, loss, step, self.horizon)
+        found = iter(self._updates(*with_elements(grads, state, params)))
         state.shared["step"] += 1
-        updates = [torch.zeros_like(p, dtype=torch.float32) for p in params]
-        full = [i for i, p in enumerate(params) if p.numel()]
-        if not full:
-            return updates
-        told = self._told([params[i] for i in full], state, full, step)
+        return [next(found) if p.numel() else torch.zeros_like(p) for p in params]
+
+    def _updates(
+        self, grads: Sequence[Tensor], state: State, params: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Of tensors that all have elements."""
+        if not params:
+            return []
+        pack, updates = packing(state.specs, params), []
+        mixture, step_mult = self._told(pack, grads, state, params)
         networks = {
-            name: torch.tensordot(told.mixture, bank, dims=1)
+            name: torch.tensordot(mixture, bank, dims=1)
             for name, bank in self.theta["network"].items()
         }
-        for row, i in enumerate(full):
-            own = {name: weights[row] for name, weights in networks.items()}
-            size = -self.step_mult * told.step_mult[row]
-            updates[i] = self._update(grads[i], state, params[i], i, own, size)
-        return updates
+        for x in stacks(pack, grads, state, params):
+            weights = {name: w[x.rows] for name, w in networks.items()}
+            updates.append(self._update(x, weights, -self.step_mult * step_mult[x.rows]))
+        return pack.unpack(updates, params)
 
     def _told(
-        self, params: list[Tensor], state: State, full: Sequence[int], step: int
+        self,
+        pack: Packing,
+        grads: Sequence[Tensor],
+        state: State,
+        params: Sequence[Tensor],
     ) -> Controls:
-        """What the LSTM says of the tensors that have elements."""
-        device = self.decays[0].device
+        """What the LSTM says of the tensors, in stack order."""
+        step, device = int(state.shared["step"]), self.decays[0].device
         fractions = course.fraction_features(step, self.num_steps, device)
         losses = course.loss_features(state.shared, step + 1, self.horizon)
-        rows = [state.per_param[i] for i in full]
-        x = self.inputs(torch.cat([fractions, losses]), params, rows)
+        run = torch.cat([fractions, losses])
+        x = torch.cat([self.inputs(run, x) for x in stacks(pack, grads, state, params)])
         everyone = recurrent.linear(self.theta["shared"], x).relu().amax(0)
         seen = recurrent.linear(self.theta["own"], x) + everyone
-        kept = rows if self.keeps_lstm_state else [dict(row) for row in rows]
+        kept = rows(pack, state)
+        kept = kept if self.keeps_lstm_state else [dict(row) for row in kept]
         return self.controls(recurrent.lstm(self.theta["lstm"], seen, kept))
 
-    def _update(
-        self,
-        g: Tensor,
-        state: State,
-        p: Tensor,
-        i: int,
-        own: Theta,
-        size: Tensor,
-    ) -> Tensor:
-        """The update of one tensor by its own network."""
-        spec, moments = state.specs[i], state.per_param[i]
-        axes = features.factored_axes(spec)
-        g = g.clamp(-CLIP, CLIP)
-        update_moments(moments, g, self.decays, axes)
-        size = size * torch.sqrt(shards.mean(p * p) + 1e-9)
-        size = size * update_multiplier(spec, "relative")
-        sees = channels(seen(g, p, moments, axes), eps=1e-6, repeats=True)
-        none = own["b0"].new_zeros(0)
-        return network.updated(own, sees, p, none, EPS, size, self.exp_mult)
+    def _update(self, x: Stack, networks: Theta, size: Tensor) -> Tensor:
+        """The update of a stack by each tensor's own network."""
+        axes, p = features.factored_axes(x.spec), shards.local(x.p)
+        g = x.g.clamp(-CLIP, CLIP)
+        update_moments(x.kept, g, self.decays, axes)
+        size = size * torch.sqrt(shards.means(p * p, x.p) + 1e-9)
+        size = size * update_multiplier(x.spec, "relative")
+        sees = channels(seen(g, x.p, x.kept, axes), eps=1e-6, repeats=True)
+        none = size.new_zeros(0)
+        return network.updated(networks, sees, x.p, none, EPS, size, self.exp_mult)
 
 
-def tensor_inputs(
-    run: Tensor, params: Sequence[Tensor], moments: Sequence[dict[str, Tensor]]
-) -> Tensor:
-    """What the LSTM sees, [T, 30]: the run [18], then of every tensor 12 statistics."""
-    return torch.stack(
-        [
-            torch.cat([run, _statistics(p, m)])
-            for p, m in zip(params, moments, strict=True)
-        ]
-    )
+def tensor_inputs(run: Tensor, x: Stack) -> Tensor:
+    """What the LSTM sees, [G, 30]: the run [18], then of every tensor 12 statistics.
 
-
-def _statistics(p: Tensor, moments: dict[str, Tensor]) -> Tensor:
-    """The pair's `tensor_inputs` says what, of one tensor: [12]."""
-    scale = torch.rsqrt(shards.mean(p * p).clamp(min=1e-9))
-    (r,) = scale * moments["second_moments"]
-    size = features.log_abs(10.0 * shards.mean(r))[None] / 2.0
-    num_axes = min(sum(n > 1 for n in p.shape), _MOST_AXES + 1)
-    places = [float(num_axes == i) for i in range(_MOST_AXES + 1)]
+    The pair's `tensor_inputs` says what they are.
+    """
+    p, (m, r) = shards.local(x.p), own(x.kept)
+    scale = torch.rsqrt(shards.means(p * p, x.p).clamp(min=1e-9))
+    scale = features.along(scale, p.dim() - 1)
+    r = scale * r[:, 0]
+    size = features.log_abs(10.0 * shards.means(r, x.p))[:, None] / 2.0
+    num_axes = min(sum(n > 1 for n in x.spec.shape), _MOST_AXES + 1)
+    places = size.new_tensor([float(num_axes == i) for i in range(_MOST_AXES + 1)])
     of_m, of_r = [], []
-    for m in moments["momenta"]:
-        m = scale * m
-        mean = shards.mean(m)
-        of_m.append(shards.mean((m - mean).square()))
-        of_r.append(shards.mean((r - mean).square()))
-    variances = features.log_abs(10.0 * torch.stack([*of_m, *of_r])) / 2.0
-    return torch.cat([size, size.new_tensor(places), variances])
+    for slower in m.unbind(1):
+        slower = scale * slower
+        mean = features.along(shards.means(slower, x.p), p.dim() - 1)
+        of_m.append(shards.means((slower - mean).square(), x.p))
+        of_r.append(shards.means((r - mean).square(), x.p))
+    variances = features.log_abs(10.0 * torch.stack([*of_m, *of_r], dim=1)) / 2.0
+    run, places = (y.expand(len(p), -1) for y in (run, places))
+    return torch.cat([run, size, places, variances], dim=1)
