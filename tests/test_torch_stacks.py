@@ -70,6 +70,7 @@ def test_a_stack_is_updated_as_each_of_its_tensors(name, options, monkeypatch):
     order = list(range(len(SHAPES)))
     together, state = run(name, options, order)
     packed._packing.cache_clear()
+    monkeypatch.undo()
     monkeypatch.setattr(packed, "STACK_BELOW", 0)
     alone, state_of_each = run(name, options, order[::-1])
     packed._packing.cache_clear()

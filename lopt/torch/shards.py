@@ -43,9 +43,9 @@ def means(own: Tensor, stack: Tensor) -> Tensor:
       own: numbers for each element of this process's part.
       stack: the whole, possibly spread.
     """
-    axes, num = stack.dim() - 1, max(math.prod(stack.shape[1:]), 1)
-    leading = own.shape[: own.dim() - axes]
-    return added_up(own.reshape(*leading, -1).sum(-1), layout_of(stack)) / num
+    axes, num = range(1 - stack.dim(), 0), max(math.prod(stack.shape[1:]), 1)
+    sums = own.sum(tuple(axes)) if axes else own
+    return added_up(sums, layout_of(stack)) / num
 
 
 def added_up(sums: Tensor, layout: Layout | None) -> Tensor:

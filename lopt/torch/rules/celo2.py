@@ -171,7 +171,7 @@ def _matrices(p: Tensor) -> Tensor:
     """Tensors of more axes as more of their last two: [G, …, m, n] -> [., m, n]."""
     if p.dim() < 4:
         return p
-    p = p.reshape(-1, *p.shape[-2:])
+    p = p.flatten(0, -3)
     layout = layout_of(p)
     has_its_own = layout is not None and any(x.is_shard(0) for x in layout.placements)
     return shards.local(p) if has_its_own else p
@@ -183,7 +183,7 @@ def _seen(x: Seen) -> Seen:
 
     def of_each(y: Tensor) -> Tensor:
         y = y.expand(*y.shape[:2], *leading, *y.shape[-2:])
-        return y.movedim(1, -3).reshape(-1, y.shape[1], *y.shape[-2:])
+        return y.movedim(1, -3).flatten(0, -4)
 
     if not leading:
         return x
