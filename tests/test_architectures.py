@@ -11,7 +11,7 @@ import pytest
 from lopt import features
 from lopt.base import ParamSpec
 from lopt.errors import ConfigError
-from lopt.optimizers import network
+from lopt.optimizers import network, pieces
 from lopt.optimizers.adafac_mlp import adafac_mlp
 from lopt.optimizers.celo import celo
 from lopt.optimizers.celo2 import celo2
@@ -166,7 +166,8 @@ def test_network_equals_its_plain_formula_in_every_order_of_evaluation(
         ]
     ]
     apply = jax.jit(functools.partial(network.apply_network, eps=1e-5))
-    outputs = apply(theta, channels, shared)
+    seen = [pieces.Channels(lambda *x: list(x), tuple(c)) for c in channels]
+    outputs = apply(theta, seen, shared)
     for c, ours in zip(channels, outputs, strict=True):
         x = np.asarray(network.normalized(c, eps=1e-5), np.float64)
         time = np.asarray(shared).reshape((-1,) + (1,) * (x.ndim - 1))
