@@ -131,7 +131,9 @@ def _slice_width(shape: tuple[int, ...], axis: int, size: int) -> int:
     return min(width, shape[axis])
 
 
-def sums(layer: tuple[Array, Sequence[Array]], inputs: Sequence[Array]) -> list[Array]:
+def sums(
+    layer: tuple[Array, Array | Sequence[Array]], inputs: Sequence[Array]
+) -> list[Array]:
     """Each output's Σ_k w_jk x_k + b_j, written out; inputs and outputs [*s]."""
     w, b = layer
     return [sum((w[j, k] * x for k, x in enumerate(inputs)), b[j]) for j in range(len(b))]
