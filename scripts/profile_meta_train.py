@@ -38,6 +38,7 @@ RULES = (
     ("minibatch", r"lopt/data\.py:|\.batch$"),
     ("orthogonalization", r"lopt/bases\.py:.*orthogonal"),
     ("policy", r"optimizers/policy\.py:|layerwise\.py:_(decide|statistics)"),
+    ("moments and features", r"optimizers/pieces\.py:.*whole$"),
     ("network over elements", r"optimizers/network\.py:apply_network"),
     ("moments and features", r"lopt/features\.py:|:channels$|layerwise\.py:_directions"),
     ("rest of the update", r"lopt/optimizers/|optax/_src/update\.py:"),

@@ -73,7 +73,7 @@ def mlp_seen(rec, theta, grads, params, before, after, loss):
 
 def features_of(channels, *arrays):
     """Normalized channels, last axis; a 0-d tensor has one axis in the recordings."""
-    return with_one_axis(network.normalized(channels(*arrays), eps=1e-5))
+    return with_one_axis(network.normalized(channels(*arrays).whole(), eps=1e-5))
 
 
 def with_one_axis(channels):
@@ -221,7 +221,7 @@ def celo2_seen(rec, theta, grads, params, before, after, loss):
         )
         seen[f"dir/{name}"] = direction if direction.ndim else direction[None]
         shape, axes = params[name].shape, tuple(range(params[name].ndim))[-2:]
-        channels = channels if len(shape) > 1 else channels[:-1]
+        channels = channels.whole() if len(shape) > 1 else channels.whole()[:-1]
         seen[f"feat/{name}"] = with_one_axis(
             jnp.concatenate(
                 [

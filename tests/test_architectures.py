@@ -1,7 +1,5 @@
 """The published architectures: precision, starts, options, and what makes them fast."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 from lopt import features
 from lopt.base import ParamSpec
 from lopt.errors import ConfigError
-from lopt.optimizers import network
+from lopt.optimizers import network, pieces
 from lopt.optimizers.adafac_mlp import adafac_mlp
 from lopt.optimizers.celo import celo
 from lopt.optimizers.celo2 import celo2
@@ -145,6 +143,8 @@ def test_network_equals_its_plain_formula_in_every_order_of_evaluation(
 ):
     """Small and large tensors, narrow and wide networks take different ways."""
     monkeypatch.setattr(network, "_LARGE_PACK", pack_size)
+    monkeypatch.setattr(network, "_IN_PIECES", pack_size)
+    monkeypatch.setattr(pieces, "PIECE", slice_size)
     monkeypatch.setattr(network, "_CACHED_SLICE", slice_size)
     monkeypatch.setattr(network, "_LARGE_SLICE", slice_size)
     key = jax.random.key(0)
@@ -165,7 +165,12 @@ def test_network_equals_its_plain_formula_in_every_order_of_evaluation(
             ((*shape[:-1], 1), (1, *shape[1:])) if has_rows else (shape, shape)
         ]
     ]
-    apply = jax.jit(functools.partial(network.apply_network, eps=1e-5))
+
+    @jax.jit
+    def apply(theta, channels, shared):
+        seen = [pieces.Channels(lambda *x: list(x), tuple(c)) for c in channels]
+        return network.apply_network(theta, seen, shared, 1e-5)
+
     outputs = apply(theta, channels, shared)
     for c, ours in zip(channels, outputs, strict=True):
         x = np.asarray(network.normalized(c, eps=1e-5), np.float64)

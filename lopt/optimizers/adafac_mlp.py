@@ -17,6 +17,7 @@ from lopt.architecture import TIME_SCALES, adafac_channels
 from lopt.base import Array, LearnedOptimizer, PyTree
 from lopt.features import FactoredMoment, FullMoment
 from lopt.optimizers import network
+from lopt.optimizers.pieces import Channels
 from lopt.optimizers.stored import STATE_DTYPES, StateDtype, stored
 
 
@@ -118,15 +119,14 @@ def adafac_mlp(
                 g,
                 state.factored_moments,
             )
-            outputs = network.apply_network(
+            changes = network.apply_network(
                 theta["network"],
                 treedef.flatten_up_to(jax.tree.map(channels, g, p, m, r, v)),
                 features.tanh_time_features(state.step),
                 eps,
+                network.change(step_mult, exp_mult),
             )
-            updates = network.updates(
-                treedef.unflatten(outputs), params, specs, step_mult, exp_mult
-            )
+            updates = network.updates(treedef.unflatten(changes), params, specs)
             step = jnp.asarray(optax.safe_increment(state.step))
             return updates, AdafacMlpState(step, m, r, v)
 
@@ -138,19 +138,31 @@ def adafac_mlp(
 
 def channels(
     g: Array, p: Array, m: Array, r: Array, v: FactoredMoment | FullMoment
-) -> list[Array]:
+) -> Channels:
     """The channels of one tensor, in the published order.
 
     g, p, m, r, m rsqrt(r), rsqrt(r), then the factored ones: g ρ κ, R, C, rsqrt(R),
     rsqrt(C), m ρ κ; where the tensor is not factored, V stands for both R and C.
     """
-    inverse = jax.lax.rsqrt(r + 1e-6)
-    own = [g[None], p[None], m, r, m * inverse, inverse]
+    own = g[None], p[None], m, r
     if isinstance(v, FullMoment):
-        root = jax.lax.rsqrt(v.full + 1e-8)
-        preconditioned = g[None] * features.reciprocal_root(v)
-        moment = m * jax.lax.rsqrt(v.full + 1e-6)
-        return [*own, preconditioned, v.full, v.full, root, root, moment]
-    rho, kappa = features.reciprocal_root_factors(v)
-    roots = [jax.lax.rsqrt(v.row + 1e-8), jax.lax.rsqrt(v.col + 1e-8)]
-    return [*own, g[None] * rho * kappa, v.row, v.col, *roots, m * rho * kappa]
+        return Channels(_of_full, (*own, v.full))
+    return Channels(_of_factored, (*own, *v, *features.reciprocal_root_factors(v)))
+
+
+def _of_full(g: Array, p: Array, m: Array, r: Array, v: Array) -> list[Array]:
+    root = jax.lax.rsqrt(v + 1e-8)
+    preconditioned = g * features.reciprocal_root(FullMoment(v))
+    moment = m * jax.lax.rsqrt(v + 1e-6)
+    return [*_own(g, p, m, r), preconditioned, v, v, root, root, moment]
+
+
+def _of_factored(g, p, m, r, row, col, rho, kappa) -> list[Array]:
+    roots = [jax.lax.rsqrt(row + 1e-8), jax.lax.rsqrt(col + 1e-8)]
+    own = _own(g, p, m, r)
+    return [*own, g * rho * kappa, row, col, *roots, m * rho * kappa]
+
+
+def _own(g: Array, p: Array, m: Array, r: Array) -> list[Array]:
+    inverse = jax.lax.rsqrt(r + 1e-6)
+    return [g, p, m, r, m * inverse, inverse]

@@ -33,6 +33,7 @@ from lopt.optimizers.channels import (
     init_moments,
     updated_moments,
 )
+from lopt.optimizers.pieces import Channels
 from lopt.optimizers.stored import STATE_DTYPES, StateDtype, stored
 from lopt.packing import as_matrices, from_matrices
 
@@ -174,34 +175,39 @@ def celo2(
 
 
 def directions(
-    theta: MetaParams, tensors: Sequence[Sequence[Array]], *, orthogonalize: bool
+    theta: MetaParams, tensors: Sequence[Channels], *, orthogonalize: bool
 ) -> list[Array]:
-    """The network's directions [*s] of unit RMS, for channels [c, *s or 1] of tensors.
+    """The network's directions [*s] of unit RMS, from the channels of tensors.
 
     Where there are more than two axes, each place along all but the last two has a
     matrix of its own.
     """
     matrices = [_matrices(c) for c in tensors]
     all_of_them = list(itertools.chain.from_iterable(matrices))
-    outputs = iter(network.apply_network(theta, all_of_them, jnp.zeros(0), EPS))
-    stacks = [jnp.stack([next(outputs)[0] for _ in group]) for group in matrices]
+    directions = iter(
+        network.apply_network(theta, all_of_them, jnp.zeros(0), EPS, lambda y: y[0])
+    )
+    stacks = [jnp.stack([next(directions) for _ in group]) for group in matrices]
     if orthogonalize:
         stacks = _orthogonalized(stacks)
     return [
-        (u * features.rms_scale(u, EPS)).reshape(per_element.shape_of(c))
+        (u * features.rms_scale(u, EPS)).reshape(per_element.shape_of(c.seen))
         for u, c in zip(stacks, tensors, strict=True)
     ]
 
 
-def _matrices(channels: Sequence[Array]) -> list[list[Array]]:
-    """The channels of each matrix of a tensor: [c, m, n]."""
-    leading = per_element.shape_of(channels)[:-2]
+def _matrices(channels: Channels) -> list[Channels]:
+    """The channels of each matrix of a tensor."""
+    leading = per_element.shape_of(channels.seen)[:-2]
 
     def at(x: Array, place: tuple[int, ...]) -> Array:
         index = [min(i, n - 1) for i, n in zip(place, x.shape[1:], strict=False)]
         return x[(slice(None), *index)]
 
-    return [[at(x, place) for x in channels] for place in np.ndindex(*leading)]
+    return [
+        channels._replace(seen=tuple(at(x, place) for x in channels.seen))
+        for place in np.ndindex(*leading)
+    ]
 
 
 def _orthogonalized(stacks: list[Array]) -> list[Array]:

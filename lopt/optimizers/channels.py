@@ -5,6 +5,7 @@ References:
   2211.09760, whose choice of statistics the later two kept.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from lopt import features
 from lopt.base import Array
 from lopt.features import FactoredMoment, FullMoment
+from lopt.optimizers.pieces import Channels
 
 Decays = tuple[Array, ...]
 """[M], [R], [F]: of momenta, second moments and factored ones."""
@@ -48,7 +50,7 @@ def updated_moments(moments: Moments, g: Array, decays: Decays) -> Moments:
 
 def channels(
     g: Array, p: Array, moments: Moments, *, eps: float = 1e-8, repeats: bool = False
-) -> list[Array]:
+) -> Channels:
     """The channels of one tensor, in the published order.
 
     g, g clipped to ±0.1, p, m, r, m rsqrt(r), rsqrt(r), g preconditioned by each factored
@@ -63,17 +65,31 @@ def channels(
         otherwise.
     """
     m, r, v = moments
-    inverse = jax.lax.rsqrt(r + eps)
-    own = [g[None], jnp.clip(g, -0.1, 0.1)[None], p[None], m, r, m * inverse, inverse]
+    own = g[None], p[None], m, r
     if isinstance(v, FactoredMoment):
-        rho, kappa = features.reciprocal_root_factors(v)
-        own += [g[None] * rho * kappa, g[None] * inverse]
-        roots = [jax.lax.rsqrt(v.row + 1e-8), jax.lax.rsqrt(v.col + 1e-8)]
-        return [*own, v.row, v.col, *roots, m * rho * kappa]
-    own += [g[None] * features.reciprocal_root(v), g[None] * inverse]
+        factors = features.reciprocal_root_factors(v)
+        return Channels(partial(_of_factored, eps), (*own, *v, *factors))
+    return Channels(partial(_of_full, eps, repeats), (*own, v.full))
+
+
+def _of_factored(eps, g, p, m, r, row, col, rho, kappa) -> list[Array]:
+    first, last = _own(eps, g, p, m, r)
+    roots = [jax.lax.rsqrt(row + 1e-8), jax.lax.rsqrt(col + 1e-8)]
+    preconditioned = g * rho * kappa
+    return [*first, preconditioned, last, row, col, *roots, m * rho * kappa]
+
+
+def _of_full(eps, repeats, g, p, m, r, v) -> list[Array]:
+    first, last = _own(eps, g, p, m, r)
+    own = [*first, g * features.reciprocal_root(FullMoment(v)), last]
     if repeats:
-        root = jax.lax.rsqrt(v.full + 1e-8)
-        return [*own, v.full, v.full, root, root, m * jax.lax.rsqrt(v.full)]
-    num_factored = len(v.full)
-    num_absent = 4 * num_factored + max(len(m), num_factored)
-    return [*own, jnp.zeros((num_absent, *[1] * g.ndim))]
+        root = jax.lax.rsqrt(v + 1e-8)
+        return [*own, v, v, root, root, m * jax.lax.rsqrt(v)]
+    num_absent = 4 * len(v) + max(len(m), len(v))
+    return [*own, jnp.zeros((num_absent, *[1] * (g.ndim - 1)))]
+
+
+def _own(eps: float, g: Array, p: Array, m: Array, r: Array) -> tuple[list[Array], Array]:
+    """The first of them, and g preconditioned by r."""
+    inverse = jax.lax.rsqrt(r + eps)
+    return [g, jnp.clip(g, -0.1, 0.1), p, m, r, m * inverse, inverse], g * inverse

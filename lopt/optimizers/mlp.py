@@ -16,6 +16,7 @@ from lopt import checks, features
 from lopt.architecture import TIME_SCALES
 from lopt.base import Array, LearnedOptimizer, PyTree
 from lopt.optimizers import network
+from lopt.optimizers.pieces import Channels
 from lopt.optimizers.stored import STATE_DTYPES, StateDtype, stored
 
 
@@ -81,15 +82,14 @@ def mlp(
                 g,
                 state.momenta,
             )
-            outputs = network.apply_network(
+            changes = network.apply_network(
                 theta["network"],
                 treedef.flatten_up_to(jax.tree.map(channels, g, p, m)),
                 features.tanh_time_features(state.step),
                 eps,
+                network.change(step_mult, exp_mult),
             )
-            updates = network.updates(
-                treedef.unflatten(outputs), params, specs, step_mult, exp_mult
-            )
+            updates = network.updates(treedef.unflatten(changes), params, specs)
             return updates, MlpState(jnp.asarray(optax.safe_increment(state.step)), m)
 
         optimizer = optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -98,6 +98,6 @@ def mlp(
     return LearnedOptimizer(init, opt_fn)
 
 
-def channels(g: Array, p: Array, m: Array) -> list[Array]:
+def channels(g: Array, p: Array, m: Array) -> Channels:
     """The channels of one tensor: g, p, momenta."""
-    return [g[None], p[None], m]
+    return Channels(lambda *seen: list(seen), (g[None], p[None], m))

@@ -1,6 +1,6 @@
 """The network that per-parameter optimizers apply to every element of every tensor.
 
-A tensor's inputs are a list of *channels*: arrays [c, *s] in which axes may have size 1
+A tensor's inputs are *channels*: arrays [c, *s] in which axes may have size 1
 (statistics of rows or columns). The relu network is the published one,
 
   y = Wₙ relu(… relu(W₀ x + b₀) …) + bₙ,  x = [normalized channels, shared inputs],
@@ -14,7 +14,9 @@ but it is evaluated in the cheapest order that gives the same sum:
   and columns are projected by W₀ before they are broadcast;
 * a narrow network is written out as scalar weights times rows, which the compiler fuses
   into one pass over the elements, with no activation in memory; a wide one is a product
-  of matrices, slice by slice, so that activations stay in the cache.
+  of matrices, slice by slice, so that activations stay in the cache;
+* on a CPU, a narrow one meets large tensors piece by piece, and their channels never are
+  in memory: see pieces.py.
 """
 
 import itertools
@@ -25,8 +27,9 @@ import jax.numpy as jnp
 
 from lopt import features, mup, prng
 from lopt.base import Array, MetaParams, Params, PRNGKey, PyTree, Specs
-from lopt.optimizers import per_element
+from lopt.optimizers import per_element, pieces
 from lopt.optimizers.per_element import Layers
+from lopt.optimizers.pieces import Channels
 
 # Up to this width, activations fit into registers.
 _NARROW = 8
@@ -35,6 +38,8 @@ _NARROW = 8
 # columns, which a wide network's products would meet in two dimensions.
 _SMALL_PACK = 1024
 _LARGE_PACK = 2**16
+# Narrow networks meet larger tensors in pieces.
+_IN_PIECES = 2**16
 # Elements of a slice. On a CPU they are few, so that the activations of several runs side
 # by side fit into the cache, up to tensors that occupy all cores.
 _CACHED_SLICE = 608
@@ -60,64 +65,77 @@ def init_network(key: PRNGKey, sizes: Sequence[int]) -> MetaParams:
 
 
 def apply_network(
-    theta: MetaParams, channels: Sequence[Sequence[Array]], shared: Array, eps: float
-) -> list[list[Array]]:
-    """The network's outputs for every element of every tensor.
+    theta: MetaParams,
+    channels: Sequence[Channels],
+    shared: Array,
+    eps: float,
+    use: Callable[[list[Array]], PyTree] = list,
+) -> list[PyTree]:
+    """What is made of the network's outputs for every element of every tensor.
 
     Args:
       theta: weights as `init_network` makes them; the columns of `w0` are the channels
         in their order, then the shared inputs.
-      channels: for every tensor its channels [c, *s or 1], broadcast together [., *s].
+      channels: of every tensor.
       shared: inputs that all elements share [k].
       eps: of the normalization of every channel to an RMS of one over the tensor.
+      use: of outputs [*s], or of those of a piece; the outputs themselves if not given.
 
     Returns:
-      For every tensor a list of outputs [*s].
+      What `use` makes of every tensor's.
     """
     layers = _fold(theta, shared)
     narrow = max(len(b) for _, b in layers) <= _NARROW
     on_cpu = jax.default_backend() == "cpu"
-    is_flat = all(per_element.is_flat(c) for c in channels)
+    whole = [c.whole() for c in channels]
+    is_flat = all(per_element.is_flat(c) for c in whole)
     limit = _SMALL_PACK if narrow or (on_cpu and is_flat) else _LARGE_PACK
     apply_packed = _narrow_pack if narrow else _wide_pack
-    sizes = [features.size(per_element.shape_of(c)) for c in channels]
-    outputs = {}
+    sizes = [features.size(per_element.shape_of(c)) for c in whole]
+    made = {}
     for i, size in enumerate(sizes):
-        if size > limit:
+        if narrow and on_cpu and size > _IN_PIECES:
+            scales = jax.lax.rsqrt(eps + pieces.mean_squares(channels[i]))
+            made[i] = pieces.outputs(_scaled(layers, scales), channels[i], use)
+        elif size > limit:
             # What is as large as the tensor would be copied beside its neighbors.
-            own = per_element.shape_of(channels[i])
-            groups = _by_neighbors(channels[i], but=own)
-            scaled = _normalize(layers, groups, eps), groups
-            outputs[i] = (
-                per_element.by_rows(*scaled)
+            own = per_element.shape_of(whole[i])
+            groups = _by_neighbors(whole[i], but=own)
+            normalized = _normalize(layers, groups, eps), groups
+            outputs = (
+                per_element.by_rows(*normalized)
                 if narrow
-                else per_element.by_slices(*scaled, _slice_size(size))
+                else per_element.by_slices(*normalized, _slice_size(size))
             )
+            made[i] = use(outputs)
     for pack in _packs(sizes, limit):
-        results = apply_packed(layers, [channels[i] for i in pack], eps)
-        outputs |= zip(pack, results, strict=True)
-    return [outputs[i] for i in range(len(channels))]
+        results = apply_packed(layers, [whole[i] for i in pack], eps)
+        made |= zip(pack, map(use, results), strict=True)
+    return [made[i] for i in range(len(channels))]
 
 
-def updates(
-    outputs: PyTree,
-    params: Params,
-    specs: Specs | None,
-    step_mult: float,
-    exp_mult: float,
-) -> PyTree:
-    """-λ · step_mult · a · exp(exp_mult · b) for outputs (a, b), in the params' dtypes.
+def change(step_mult: float, exp_mult: float) -> Callable[[list[Array]], Array]:
+    """step_mult · a · exp(exp_mult · b) of outputs (a, b, …)."""
+
+    def of(outputs: list[Array]) -> Array:
+        a, b, *_ = outputs
+        return step_mult * a * jnp.exp(exp_mult * b)
+
+    return of
+
+
+def updates(changes: PyTree, params: Params, specs: Specs | None) -> PyTree:
+    """-λ times the changes, in the params' dtypes.
 
     λ is the muP multiplier of the tensor for entrywise directions, 1 without specs.
     """
-
-    def update(p, output, multiplier):
-        a, b = output
-        step = step_mult * a * jnp.exp(exp_mult * b)
-        return (-multiplier * step).astype(p.dtype)
-
     multipliers = mup.update_multipliers(specs, "entrywise", params)
-    return jax.tree.map(update, params, outputs, multipliers)
+    return jax.tree.map(
+        lambda p, change, multiplier: (-multiplier * change).astype(p.dtype),
+        params,
+        changes,
+        multipliers,
+    )
 
 
 def normalized(channels: Sequence[Array], eps: float) -> Array:
@@ -138,9 +156,13 @@ def _by_neighbors(channels: Sequence[Array], but: Sequence[int] = ()) -> list[Ar
 
 def _normalize(layers: Layers, channels: Sequence[Array], eps: float) -> Layers:
     """The layers of which the first normalizes the channels by the columns of W₀."""
+    scales = [features.rms_scale(c, eps).reshape(-1) for c in channels]
+    return _scaled(layers, jnp.concatenate(scales))
+
+
+def _scaled(layers: Layers, scales: Array) -> Layers:
     (w, b), *later = layers
-    scales = [features.rms_scale(c, eps).reshape(1, -1) for c in channels]
-    return [(w * jnp.concatenate(scales, axis=1), b), *later]
+    return [(w * scales[None], b), *later]
 
 
 def _fold(theta: MetaParams, shared: Array) -> Layers:

@@ -39,15 +39,15 @@ def by_rows(layers: Layers, channels: Sequence[Array]) -> list[Array]:
     Only what is smaller than the tensor, statistics of rows and columns, is a product.
     """
     (w, b), *later = layers
-    groups = _by_shape(_with_columns(w, channels))
+    groups = by_shape(with_columns(w, channels))
     columns, own = groups.pop(shape_of(channels))
-    sums = _sums((columns, b), [x for c in own for x in c])
+    rows = sums((columns, b), [x for c in own for x in c])
     for columns, group in groups.values():
         product = jnp.tensordot(columns, jnp.concatenate(group), axes=1)
-        sums = [row + product[j] for j, row in enumerate(sums)]
+        rows = [row + product[j] for j, row in enumerate(rows)]
     for layer in later:
-        sums = _sums(layer, [jax.nn.relu(x) for x in sums])
-    return sums
+        rows = sums(layer, [jax.nn.relu(x) for x in rows])
+    return rows
 
 
 def products(layer: Layer, channels: Sequence[Array]) -> Array:
@@ -58,12 +58,12 @@ def products(layer: Layer, channels: Sequence[Array]) -> Array:
     """
     w, b = layer
     x = features.along(b, channels[0])
-    pairs = _with_columns(w, channels)
+    pairs = with_columns(w, channels)
     for columns, c in pairs:
         if len(c) == 1:
             x = x + features.along(columns[:, 0], c) * c
     several = [(columns, c) for columns, c in pairs if len(c) > 1]
-    for columns, group in _by_shape(several).values():
+    for columns, group in by_shape(several).values():
         x = x + jnp.tensordot(columns, jnp.concatenate(group), axes=1)
     return x
 
@@ -131,19 +131,21 @@ def _slice_width(shape: tuple[int, ...], axis: int, size: int) -> int:
     return min(width, shape[axis])
 
 
-def _sums(layer: Layer, inputs: Sequence[Array]) -> list[Array]:
+def sums(
+    layer: tuple[Array, Array | Sequence[Array]], inputs: Sequence[Array]
+) -> list[Array]:
     """Each output's Σ_k w_jk x_k + b_j, written out; inputs and outputs [*s]."""
     w, b = layer
     return [sum((w[j, k] * x for k, x in enumerate(inputs)), b[j]) for j in range(len(b))]
 
 
-def _with_columns(w: Array, channels: Sequence[Array]) -> list[tuple[Array, Array]]:
+def with_columns(w: Array, channels: Sequence[Array]) -> list[tuple[Array, Array]]:
     """Each channel and the columns of `w` that it meets."""
     ends = itertools.accumulate(len(c) for c in channels)
     return [(w[:, end - len(c) : end], c) for end, c in zip(ends, channels, strict=True)]
 
 
-def _by_shape(
+def by_shape(
     pairs: Sequence[tuple[Array, Array]],
 ) -> dict[tuple[int, ...], tuple[Array, list[Array]]]:
     """For each shape of channels the columns that they meet, and them."""

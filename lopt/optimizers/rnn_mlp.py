@@ -20,6 +20,7 @@ from lopt.base import Array, LearnedOptimizer
 from lopt.features import log_abs
 from lopt.numerics import root
 from lopt.optimizers import network, recurrent
+from lopt.optimizers.pieces import Channels
 from lopt.optimizers.recurrent import LstmState
 
 EPS = 1e-5
@@ -184,16 +185,9 @@ def rnn_mlp(
                 shared = shared_inputs(state.step, len(p), x, to_mlp[i])
                 seen = channels(g[i], x, statistics[i])
                 outputs += network.apply_network(theta["network"], [seen], shared, EPS)
-            changes = network.updates(
-                recurrent.as_tree(
-                    [(a, b) for a, b, *_ in outputs], params, empty=lambda x: (x, x)
-                ),
-                params,
-                specs,
-                step_mult,
-                exp_mult,
-            )
-            return changes, state._replace(
+            changes = list(map(network.change(step_mult, exp_mult), outputs))
+            changes = recurrent.as_tree(changes, params, empty=jnp.zeros_like)
+            return network.updates(changes, params, specs), state._replace(
                 train=losses,
                 clipping=clipping,
                 lstm=lstm,
@@ -274,12 +268,14 @@ def tensor_inputs(
     return jnp.stack(rows)
 
 
-def channels(g: Array, p: Array, statistics: Statistics) -> list[Array]:
+def channels(g: Array, p: Array, statistics: Statistics) -> Channels:
     """The channels of one tensor: g, p, log |p|, m, r, m rsqrt(r), rsqrt(r)."""
-    m, r = statistics
+    return Channels(_channels, (g[None], p[None], *statistics))
+
+
+def _channels(g: Array, p: Array, m: Array, r: Array) -> list[Array]:
     inverse = jax.lax.rsqrt(r + 1e-6)
-    log_p = jnp.log(jnp.abs(p) + 1e-8)
-    return [g[None], p[None], log_p[None], m, r, m * inverse, inverse]
+    return [g, p, jnp.log(jnp.abs(p) + 1e-8), m, r, m * inverse, inverse]
 
 
 def shared_inputs(step: Array, num_tensors: int, p: Array, to_mlp: Array) -> Array:

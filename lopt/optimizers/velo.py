@@ -23,6 +23,7 @@ from lopt.base import Array, LearnedOptimizer, MetaParams, Params, Specs
 from lopt.optimizers import channels, course, network, recurrent
 from lopt.optimizers.channels import Moments
 from lopt.optimizers.course import LossAverages
+from lopt.optimizers.pieces import Channels
 from lopt.optimizers.recurrent import LstmState
 
 EPS = 1e-5
@@ -206,7 +207,7 @@ def mixed(bank: MetaParams, mixture: Array) -> MetaParams:
     return jax.tree.map(lambda x: jnp.tensordot(mixture, x, axes=1), bank)
 
 
-def element_channels(g: Array, p: Array, moments: Moments) -> list[Array]:
+def element_channels(g: Array, p: Array, moments: Moments) -> Channels:
     """The channels of one tensor; see `channels.channels`."""
     return channels.channels(g, p, moments, eps=1e-6, repeats=True)
 

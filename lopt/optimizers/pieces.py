@@ -1,0 +1,145 @@
+"""A narrow network on a large tensor, piece by piece.
+
+The channels of a large tensor take several times longer to be written to memory and read
+again than to be computed. So they are computed twice, for their mean squares and for the
+outputs, and what is made of a piece stays in the cache. Every channel is an array of its
+own there: XLA does not vectorize what is made of a piece of several, nor of a
+concatenation.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lopt import features
+from lopt.base import Array, PyTree
+from lopt.optimizers import per_element
+from lopt.optimizers.per_element import Layers
+
+PIECE = 2**14
+"""Elements of a piece, of which some twenty arrays fit into the cache."""
+
+
+class Channels(NamedTuple):
+    """The channels of one tensor [*s], and what they are made of.
+
+    Row d of a channel is made of the rows d, or the only ones, of what is seen.
+    """
+
+    make: Callable[..., list[Array]]  # of arrays as `seen`, of a piece of them, of rows
+    seen: tuple[Array, ...]  # [c, *s or 1]
+
+    def whole(self) -> list[Array]:
+        """The channels [c, *s or 1]."""
+        return self.make(*self.seen)
+
+
+class _Cut(NamedTuple):
+    """The channels of a tensor, told apart, and how it is cut."""
+
+    shape: tuple[int, ...]
+    own: dict[int, int]  # how many rows have those channels that are no rows or columns
+    axis: int
+    width: int
+
+    @property
+    def num_pieces(self) -> int:
+        return -(-self.shape[self.axis] // self.width)
+
+    def start(self, i: Array) -> Array:
+        """Of piece i; the last one overlaps the one before."""
+        return jnp.minimum(i * self.width, self.shape[self.axis] - self.width)
+
+    def row(self, x: Array, d: int, start: Array) -> Array:
+        """The piece of row d, or of the only one: [1, *piece or 1] of [c, *s or 1]."""
+        first = [d if len(x) > 1 else 0, *[0] * (x.ndim - 1)]
+        sizes = [1, *x.shape[1:]]
+        if x.shape[self.axis + 1] > 1:
+            first[self.axis + 1] = start
+            sizes[self.axis + 1] = self.width
+        return jax.lax.dynamic_slice(x, first, sizes)
+
+    def own_rows(self, channels: Channels, start: Array) -> list[Array]:
+        """The piece of every own channel: [*piece] each."""
+        made = [
+            channels.make(*(self.row(x, d, start) for x in channels.seen))
+            for d in range(max(self.own.values()))
+        ]
+        return [made[d][i][0] for i, n in self.own.items() for d in range(n)]
+
+
+def mean_squares(channels: Channels) -> Array:
+    """Of every channel: [sum of c]."""
+    whole = channels.whole()
+    cut = _cut(whole)
+
+    def add(i: Array, sums: list[Array]) -> list[Array]:
+        start, rows = cut.start(i), cut.own_rows(channels, cut.start(i))
+        places = jnp.arange(cut.width).reshape(
+            [-1 if axis == cut.axis else 1 for axis in range(len(cut.shape))]
+        )
+        is_new = start + places >= i * cut.width
+        return [
+            total + jnp.where(is_new, row * row, 0.0)
+            for total, row in zip(sums, rows, strict=True)
+        ]
+
+    shape = [cut.width if a == cut.axis else n for a, n in enumerate(cut.shape)]
+    empty = [jnp.zeros(shape, whole[0].dtype)] * sum(cut.own.values())
+    sums = iter(jax.lax.fori_loop(0, cut.num_pieces, add, empty))
+    means = [
+        jnp.stack([next(sums).sum() for _ in c]) / features.size(cut.shape)
+        if i in cut.own
+        else jnp.mean(c * c, axis=range(1, c.ndim))
+        for i, c in enumerate(whole)
+    ]
+    return jnp.concatenate(means)
+
+
+def outputs(
+    layers: Layers, channels: Channels, use: Callable[[list[Array]], PyTree]
+) -> PyTree:
+    """What is made of the network's outputs [*s], by a function of each element's."""
+    whole = channels.whole()
+    cut = _cut(whole)
+    (w, b), *later = layers
+    pairs = per_element.with_columns(w, whole)
+    columns = jnp.concatenate([pairs[i][0] for i in cut.own], axis=1)
+    edges = [pair for i, pair in enumerate(pairs) if i not in cut.own]
+    projected = [
+        jnp.tensordot(columns, jnp.concatenate(group), axes=1)
+        for columns, group in per_element.by_shape(edges).values()
+    ]
+
+    def write(i: Array, written: PyTree) -> PyTree:
+        start = cut.start(i)
+        biases = [
+            sum((cut.row(x, j, start)[0] for x in projected), b[j]) for j in range(len(b))
+        ]
+        x = per_element.sums((columns, biases), cut.own_rows(channels, start))
+        for layer in later:
+            x = per_element.sums(layer, [jax.nn.relu(row) for row in x])
+        return jax.tree.map(
+            lambda all, y: jax.lax.dynamic_update_slice_in_dim(all, y, start, cut.axis),
+            written,
+            use(x),
+        )
+
+    num_outputs = len(layers[-1][1])
+    like = jax.ShapeDtypeStruct(cut.shape, whole[0].dtype)
+    made = jax.eval_shape(use, [like] * num_outputs)
+    empty = jax.tree.map(lambda y: jnp.zeros(y.shape, y.dtype), made)
+    return jax.lax.fori_loop(0, cut.num_pieces, write, empty)
+
+
+def _cut(channels: Sequence[Array]) -> _Cut:
+    """The axis that is cut is the first along which pieces can be small enough."""
+    shape = per_element.shape_of(channels)
+    own = {i: len(c) for i, c in enumerate(channels) if c.shape[1:] == shape}
+    size = features.size(shape)
+    fit = (axis for axis, n in enumerate(shape) if size // n <= PIECE)
+    axis = next(fit, max(range(len(shape)), key=shape.__getitem__))
+    width = max(1, min(PIECE * shape[axis] // size, shape[axis]))
+    return _Cut(shape, own, axis, width)
