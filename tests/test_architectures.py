@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from trees import random_tree
 
 from lopt import features
 from lopt.base import ParamSpec
@@ -181,6 +182,28 @@ def test_network_equals_its_plain_formula_in_every_order_of_evaluation(
             b = np.asarray(theta[f"b{i}"]).reshape((-1,) + (1,) * (x.ndim - 1))
             x = np.tensordot(np.asarray(theta[f"w{i}"]), x, axes=1) + b
         np.testing.assert_allclose(np.stack(ours), x, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adafac_mlp", "celo2", "velo"])
+def test_pieces_do_not_change_the_update(name, monkeypatch):
+    """Of a tensor whose second moments are factored, and of one whose are not."""
+    options = {"orthogonalize": False, "vectors": "learned"} if name == "celo2" else {}
+    lopt = ARCHITECTURES[name](**options)
+    theta = jax.tree.map(lambda x: x + 0.1, lopt.init(jax.random.key(0)))
+    shapes = {"kernel": (40, 50), "vector": (700,)}
+    params = random_tree(shapes, jax.random.key(0))
+    grads = jax.tree.map(jnp.cos, params)
+    whole = steps(lopt.opt_fn(theta, num_steps=10), params, grads, num=2)
+    monkeypatch.setattr(network, "_IN_PIECES", 100)
+    monkeypatch.setattr(pieces, "PIECE", 450)  # 9 rows of 40: the last ones overlap
+    optimizer, cuts = lopt.opt_fn(theta, num_steps=10), []
+    cut = pieces._cut
+    monkeypatch.setattr(pieces, "_cut", lambda c: cuts.append(cut(c)) or cuts[-1])
+    in_pieces = steps(optimizer, params, grads, num=2)
+    assert {c.num_pieces for c in cuts} == {2, 5}
+    for ours, theirs in zip(in_pieces, whole, strict=True):
+        for leaf in params:
+            np.testing.assert_allclose(ours[leaf], theirs[leaf], rtol=2e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize(
