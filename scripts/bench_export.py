@@ -1,13 +1,14 @@
 """Seconds and memory of a step in training scripts, beside usual optimizers, in turns.
 
-    python scripts/bench_export.py [RULE …] [--model mlp|gpt2] [--optax] [--pylo FOLDER]
+    python scripts/bench_export.py [RULE …] [--model NAME] [--optax] [--pylo FOLDER]
 
-`mlp` has 10 M parameters, `gpt2` the 124 M of the smallest GPT-2. Rules by name, as
-`lopt list optimizers` has them, with weights as initialized; "layerwise: adam" is
-`layerwise` without orthogonalized momentum, and "layerwise: medium" with it in bfloat16,
-as torch's Muon has it, which `torch.set_float32_matmul_precision("medium")` allows. All
-optimizers take a step after each other, many times, in one process, so that what else the
-machine does slows them alike.
+The model `mlp` has 10 M parameters, `small` 64 layers of 32 x 32, `gpt2` the 124 M of the
+smallest GPT-2. Rules by name, as `lopt list optimizers` has them, with weights as
+initialized; "layerwise: adam" is `layerwise` without orthogonalized momentum, and
+"layerwise: medium" with it in bfloat16, as torch's Muon has it, which
+`torch.set_float32_matmul_precision("medium")` allows. All optimizers take a step after
+each other, many times, in one process, so that what else the machine does slows them
+alike.
 
 The floor is what reading the gradient, and reading and writing parameters and state once
 would take at the bandwidth of a copy in the same run: what a fused kernel could reach.
@@ -60,6 +61,10 @@ def mlp(*, biases: bool = True) -> nn.Module:
     return nn.Sequential(*(nn.Linear(WIDTH, WIDTH, bias=biases) for _ in range(3)))
 
 
+def small(*, biases: bool = True) -> nn.Module:
+    return nn.Sequential(*(nn.Linear(32, 32, bias=biases) for _ in range(64)))
+
+
 def gpt2(*, biases: bool = True) -> nn.Module:
     """Its parameters in their order; it computes nothing."""
     width, inner = 768, 3072
@@ -78,7 +83,7 @@ def gpt2(*, biases: bool = True) -> nn.Module:
     return nn.Sequential(*embeddings, *(block() for _ in range(12)), nn.LayerNorm(width))
 
 
-MODELS = {"mlp": mlp, "gpt2": gpt2}
+MODELS = {"mlp": mlp, "small": small, "gpt2": gpt2}
 
 
 def bytes_of(tensors: Iterable[Any]) -> int:

@@ -135,7 +135,7 @@ def once(program: Program) -> None:
 ON_ONE_DEVICE = {
     "lopt.sharding:alike",
     *(f"lopt.torch.shards:{name}" for name in ("local", "whole", "added_up")),
-    *(f"lopt.torch.shards:{name}" for name in ("part", "joined")),
+    *(f"lopt.torch.shards:{name}" for name in ("cut", "joined")),
     "lopt.torch.bases:_whole",
 }
 """Functions that return the first argument as it is, unless it is spread by hand."""

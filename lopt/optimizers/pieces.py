@@ -76,14 +76,14 @@ def mean_squares(channels: Channels) -> Array:
     cut = _cut(whole)
 
     def add(i: Array, sums: list[Array]) -> list[Array]:
-        start, rows = cut.start(i), cut.own_rows(channels, cut.start(i))
+        start = cut.start(i)
         places = jnp.arange(cut.width).reshape(
             [-1 if axis == cut.axis else 1 for axis in range(len(cut.shape))]
         )
         is_new = start + places >= i * cut.width
         return [
             total + jnp.where(is_new, row * row, 0.0)
-            for total, row in zip(sums, rows, strict=True)
+            for total, row in zip(sums, cut.own_rows(channels, start), strict=True)
         ]
 
     shape = [cut.width if a == cut.axis else n for a, n in enumerate(cut.shape)]
@@ -122,7 +122,7 @@ def outputs(
         for layer in later:
             x = per_element.sums(layer, [jax.nn.relu(row) for row in x])
         return jax.tree.map(
-            lambda all, y: jax.lax.dynamic_update_slice_in_dim(all, y, start, cut.axis),
+            lambda to, y: jax.lax.dynamic_update_slice_in_dim(to, y, start, cut.axis),
             written,
             use(x),
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 from lopt.architecture import DAMPING, INVERSE_ROOT, NEWTON_SCHULZ, TINY
 from lopt.specs import Kind, ParamSpec
 from lopt.torch.packing import as_matrices, from_matrices
-from lopt.torch.shards import Layout, joined, part, whole
+from lopt.torch.shards import Layout, cut, joined, whole
 
 
 class Place(NamedTuple):
@@ -94,7 +94,7 @@ def muon() -> Base:
         spec, layout, _ = place
         matrices = as_matrices(_whole(u, layout), spec)
         x = orthogonalize(matrices) * max(spec.fan_in, spec.fan_out) ** 0.5
-        return part(from_matrices(x, spec), layout)
+        return cut(from_matrices(x, spec), layout)
 
     return Base("orthogonalized", direction)
 
@@ -111,7 +111,7 @@ def shampoo(*, b2: float = 0.99, largest: int = 4096) -> Base:
         x = times_inverse_root(unbias * left, x)
         x = times_inverse_root(unbias * right, x.mT).mT
         scale = max(spec.fan_in, spec.fan_out) ** 0.5
-        return part(from_matrices(scale * x, spec), layout)
+        return cut(from_matrices(scale * x, spec), layout)
 
     def init(p: Tensor, spec: ParamSpec) -> Keep:
         sides = {"left": spec.fan_in, "right": spec.fan_out}

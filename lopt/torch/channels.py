@@ -32,7 +32,7 @@ def seen(g: Tensor, p: Tensor, moments: dict[str, Tensor], axes: Axes) -> Seen:
     edges = [moments["row"], moments["col"]]
     edges += [torch.rsqrt(x + 1e-8) for x in edges]
     edges += features.reciprocal_root_factors(moments, axes[0])
-    return Seen(*parts, None, [shards.part(x, layout_of(p)) for x in edges])
+    return Seen(*parts, None, [shards.cut(x, layout_of(p)) for x in edges])
 
 
 def channels(x: Seen, *, eps: float = 1e-8, repeats: bool = False) -> Channels:

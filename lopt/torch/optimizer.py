@@ -31,7 +31,7 @@ _OWN = (
     "_check_finite",
     "_rules",
     "_shared",
-    "_are_given",
+    "_specs_given",
     "_known",
     "_specs",
     "_read",
@@ -84,7 +84,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self._rules: dict[torch.device, Rule] = {}
         self._rule(torch.device("cpu"))  # complains now of what it lacks
         self._shared: dict[str, Tensor] = {}
-        self._are_given = specs is not None
+        self._specs_given = specs is not None
         self._known = {} if specs is None else specs
         if isinstance(params, nn.Module):
             self._known = param_specs(params) if specs is None else specs
@@ -227,12 +227,12 @@ class LearnedOptimizer(torch.optim.Optimizer):
             if not p.is_floating_point():
                 raise TypeError(f"parameter `{name}` must be real, got {p.dtype}")
         if not names:
-            if self._are_given:
+            if self._specs_given:
                 raise ValueError("`specs` are by name: give named parameters or a module")
             return {p: spec_of_shape(tuple(p.shape), 0) for p in params}
         named = list(zip(names, params, strict=True))
         specs = self._known
-        if not self._are_given:
+        if not self._specs_given:
             specs = {**param_specs(named), **specs}
         for name, p in named:
             if name not in specs:

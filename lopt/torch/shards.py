@@ -22,18 +22,18 @@ class Layout(NamedTuple):
 def layout_of(x: Tensor) -> Layout | None:
     """How a tensor is spread; None of a plain one."""
     # Not by type: its module is slow to import, and absent from some builds of torch.
-    mesh = getattr(x, "device_mesh", None)
-    return None if mesh is None else Layout(mesh, tuple(x.placements), x.shape)  # type: ignore
+    mesh, placements = getattr(x, "device_mesh", None), getattr(x, "placements", ())
+    return None if mesh is None else Layout(mesh, tuple(placements), x.shape)
 
 
 def local(x: Tensor) -> Tensor:
     """This process's part; changes of it are changes of `x`."""
-    return x if layout_of(x) is None else x.to_local()  # type: ignore
+    return getattr(x, "to_local", lambda: x)()
 
 
 def whole(x: Tensor) -> Tensor:
     """All of it, a plain tensor, the same on every process."""
-    return x if layout_of(x) is None else x.full_tensor()  # type: ignore
+    return getattr(x, "full_tensor", lambda: x)()
 
 
 def means(own: Tensor, stack: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def added_up(sums: Tensor, layout: Layout | None) -> Tensor:
     return DTensor.from_local(sums, layout.mesh, parts, run_check=False).full_tensor()
 
 
-def part(x: Tensor, layout: Layout | None) -> Tensor:
+def cut(x: Tensor, layout: Layout | None) -> Tensor:
     """What of `x` [G, k, *s], plain and whole, meets this process's part of a stack.
 
     Axes of `x` may have size 1, which meets everything.

@@ -132,8 +132,8 @@ def _channels(stack: Stack, axes: Axes) -> Channels:
     edges = [moments["row"], moments["col"]]
     edges += [torch.rsqrt(x + 1e-8) for x in edges]
     factors = features.reciprocal_root_factors(moments, axes[0])
-    write_rest = _factored(*(shards.part(x, layout) for x in factors))
-    return Channels(write, [shards.part(x, layout) for x in edges], num_after=num_m)
+    write_rest = _factored(*(shards.cut(x, layout) for x in factors))
+    return Channels(write, [shards.cut(x, layout) for x in edges], num_after=num_m)
 
 
 _Write = Callable[[Piece, Tensor, Tensor, Tensor], None]

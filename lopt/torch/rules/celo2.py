@@ -147,7 +147,7 @@ class _Celo2:
         if self.orthogonalize and p.dim() > 2 and p.numel():
             whole = shards.whole(shards.joined(u, layout_of(matrices)))
             u = semi_orthogonal(whole)[:, None]
-            u = shards.part(u, layout_of(matrices))[:, 0]
+            u = shards.cut(u, layout_of(matrices))[:, 0]
         scale = torch.rsqrt(EPS + shards.means(u * u, matrices))
         u = u * features.along(scale, u.dim() - 1)
         kind = "orthogonalized" if self.orthogonalize else "entrywise"
