@@ -5,6 +5,7 @@ A jax kernel [in, out] is a torch weight [out, in]; HWIO is OIHW.
 
 import functools
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -141,25 +142,36 @@ def passed(params, updates):
         params = {k: x + updates[k][t] for k, x in params.items()}
 
 
-def worst(ours, theirs):
-    """The largest difference of updates of each tensor, relative to the update.
+class Errors(NamedTuple):
+    """Differences of updates, relative, the largest of all tensors.
 
-    That is to its largest entry, or that of the run's median step if this is larger: an
-    update may pass through zero.
+    Attributes:
+      run: norm over all entries of all steps, to that of the updates.
+      worst: of one entry of one step, to the largest entry of that step, or of the run's
+        median step if this is larger: an update may pass through zero.
     """
-    errors = {}
-    for i, (name, expected) in enumerate(theirs.items()):
+
+    run: float
+    worst: float
+
+
+def errors_of(ours, theirs):
+    """The errors of each tensor's updates, which are found in the order of `theirs`."""
+    run, worst = [0.0], [0.0]
+    for i, expected in enumerate(theirs.values()):
         found = np.stack([from_torch(u[i]) for u in ours])
         assert found.shape == expected.shape and np.isfinite(found).all()
+        difference = np.asarray(found, float) - expected
+        run.append(np.linalg.norm(difference) / (np.linalg.norm(expected) + 1e-30))
         axes = tuple(range(1, found.ndim))
         largest = np.abs(expected).max(axes, initial=1e-30)
-        error = np.abs(found - expected).max(axes, initial=0.0)
-        errors[name] = float((error / np.maximum(largest, np.median(largest))).max())
-    return errors
+        error = np.abs(difference).max(axes, initial=0.0)
+        worst.append((error / np.maximum(largest, np.median(largest))).max())
+    return Errors(float(max(run)), float(max(worst)))
 
 
 def compare(factory, num_steps, seed=0, names=tuple(SHAPES), **options):
-    """The worst error over all steps of each tensor that is named.
+    """The errors of updates of the tensors that are named.
 
     Torch is fed the parameters that jax passed through, too: else a rule that answers to
     a small difference with a larger one would be compared on another run.
@@ -171,4 +183,4 @@ def compare(factory, num_steps, seed=0, names=tuple(SHAPES), **options):
     theirs = jax_updates(found, params, grads, losses, num_steps, specs)
     rule = rule_of(found, factory, num_steps)
     ours, _ = torch_updates(rule, passed(params, theirs), grads, losses)
-    return worst(ours, theirs)
+    return errors_of(ours, theirs)
