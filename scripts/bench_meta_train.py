@@ -1,6 +1,6 @@
 """How fast meta-training is: rates, ratios to floors, compile times, memory, growth.
 
-    python scripts/bench_meta_train.py               everything, 12 minutes on 2 cores
+    python scripts/bench_meta_train.py               everything, 16 minutes on 2 cores
     python scripts/bench_meta_train.py --quick       the same in fewer points
     python scripts/bench_meta_train.py --parts rates,cores
 
@@ -19,10 +19,13 @@ memory     bytes of one device that the compiled outer step needs, against the l
 particles  rates from 16 to 4096 inner runs side by side
 width      rates at widths from 32 to 1024
 cores      rates on one core with one device, and on two
+suite      a whole suite (`--suite`): seconds of an outer step, what of them the floors
+           of its tasks take, each alone, and its first calls
 
 Figures are medians over turns; compare ratios, not rates of different runs. Expected on 2
 quiet cores: `layerwise` at least 0.7 of its bases' floor; first call at most 4 s cold and
-1.2 s warm; two cores at least 1.6 times one.
+1.2 s warm; two cores at least 1.6 times one; `small`: floors at least half of the wall
+seconds, first calls at most 60 s and 10 s.
 
 On a GPU: scripts/bench_gpu.
 """
@@ -35,7 +38,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import bench_report
-from bench_parts import compile_rows, core_rows, memory_rows, report_first_call, serve_on
+from bench_parts import (
+    compile_rows,
+    core_rows,
+    memory_rows,
+    report_first_call,
+    serve_on,
+    suite_rows,
+)
 from bench_sides import CLOCKS
 from bench_work import Case, measure, surroundings
 
@@ -106,6 +116,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "particles": particle_rows,
     "width": width_rows,
     "cores": core_rows,
+    "suite": suite_rows,
 }
 
 
@@ -150,6 +161,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--compare", type=Path, metavar="FILE", help="an earlier record, for ratios")
     add("--optimizers", type=names(OPTIMIZERS), default=MAIN_OPTIMIZERS)
     add("--estimators", type=names(ESTIMATORS), default=tuple(ESTIMATORS))
+    add("--suite", default="small", help="of the part `suite`")
     add("--particles", type=numbers, metavar="N,...")
     add("--widths", type=numbers, metavar="N,...")
     add("--length", type=int, default=50, help="K, inner steps of a truncation")

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import jax
+import optax
 from bench_sides import Side, in_turns, serve
-from bench_work import Case, outer_steps
+from bench_work import Case, floor, outer_steps, same_bases, take_turns
 
 from lopt.base import Rematerialize
 from lopt.cli.process import set_up
@@ -26,6 +27,8 @@ from lopt.run.build import build
 
 SCRIPT = str(Path(__file__).with_name("bench_meta_train.py"))
 Rows = list[dict]
+SUITE = " suite"
+"""Among names of tasks, which have no spaces."""
 
 
 def compile_rows(options: argparse.Namespace) -> Rows:
@@ -57,6 +60,51 @@ def compile_rows(options: argparse.Namespace) -> Rows:
             }
         )
     return rows
+
+
+def suite_rows(options: argparse.Namespace) -> Rows:
+    """A whole suite beside the floors of its tasks, each measured alone.
+
+    With n_i the inner steps of task i in an outer step and s_i the seconds per step of
+    its floor, the share is Σ_i n_i s_i over the wall seconds of an outer step.
+    """
+    config = load_suite(options.suite, [])
+    trainer, length = build(config), config.unroll.length
+    outer_step = outer_steps(trainer)
+    taken = outer_step() // len(trainer.task_names)  # of each task
+    transform = optax.adam(1e-3)
+    if config.optimizer.name == "layerwise":
+        transform = same_bases()
+    calls = {
+        group.names[0]: floor(
+            transform, group.task, particles=taken // length, length=length
+        )
+        for group in trainer.groups
+    }
+    rates = take_turns(
+        {SUITE: outer_step, **calls},
+        turns=options.turns,
+        seconds=options.seconds,
+        clock=options.clock,
+    )
+    wall = taken * len(trainer.task_names) / rates[SUITE]
+    rows: Rows = []
+    for group in trainer.groups:
+        rate = rates[group.names[0]]
+        seconds = len(group.names) * taken / rate
+        work = ", ".join(group.names)
+        rows.append({"work": work, "inner steps/s": round(rate), "seconds": seconds})
+    floors = sum(row["seconds"] for row in rows)
+    cold, warm = _first_calls(json.dumps(options.suite))
+    whole = {
+        "work": f"{options.suite}, an outer step",
+        "inner steps/s": round(rates[SUITE]),
+        "seconds": wall,
+        "floors / wall": round(floors / wall, 3),
+        "cold seconds": cold["seconds"],
+        "warm seconds": warm["seconds"],
+    }
+    return [{**row, "seconds": round(row["seconds"], 4)} for row in (*rows, whole)]
 
 
 def _first_calls(chosen: str) -> list[dict[str, float]]:

@@ -49,8 +49,8 @@ def our_calls():
         if estimator in lopt.estimators.ESTIMATORS
     }
     adam = optax.adam(1e-3)
-    setups["adam"] = lambda: floor(adam, Case())
-    setups["adam, unsharded"] = lambda: floor(adam, Case(), sharded=False)
+    setups["adam"] = lambda: floor(adam, Case().task())
+    setups["adam, unsharded"] = lambda: floor(adam, Case().task(), sharded=False)
     return setups
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from bench_sides import Call
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from lopt.base import Task
 from lopt.estimators import ESTIMATORS
 from lopt.families.mlp import mlp
 from lopt.groups import group_tasks
@@ -65,9 +67,13 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
 
+    def task(self) -> Task:
+        """The network."""
+        return mlp(width=self.width, depth=self.depth, batch_size=128)
+
     def trainer(self) -> Trainer:
         """What meta-trains this."""
-        task = mlp(width=self.width, depth=self.depth, batch_size=128)
+        task = self.task()
         lopt = OPTIMIZERS[self.optimizer](**self.optimizer_options)
         entry = SuiteTask(
             task=task,
@@ -114,32 +120,36 @@ def outer_steps(trainer: Trainer, state: TrainState | None = None) -> Call:
 
 
 def floor(
-    transform: optax.GradientTransformation, case: Case, *, sharded: bool = True
+    transform: optax.GradientTransformation,
+    task: Task,
+    *,
+    particles: int = Case.particles,
+    length: int = Case.length,
+    sharded: bool = True,
 ) -> Call:
-    """Each call is one truncation of the same particles by a plain optax optimizer.
+    """Each call is one truncation of as many inner runs by a plain optax optimizer.
 
     Args:
       transform: the optimizer.
-      case: which particles, on which task; one task.
+      task: what is trained.
+      particles: inner runs side by side.
+      length: K, inner steps of a truncation.
       sharded: whether they are spread over the devices, or all on the first.
     """
-    task = mlp(width=case.width, depth=case.depth, batch_size=128)
     optimizer = optax.with_extra_args_support(transform)
     devices = jax.devices() if sharded else jax.devices()[:1]
     layout = NamedSharding(Mesh(devices, ("pairs",)), P("pairs"))
-    keys = jax.random.split(jax.random.key(0), case.particles)
-    params = jax.vmap(lambda key: task.init(key, task.data)[0])(keys)
-    states = jax.device_put((params, jax.vmap(optimizer.init)(params)), layout)
+    keys = jax.random.split(jax.random.key(0), particles)
+    params, model_states = jax.vmap(lambda key: task.init(key, task.data))(keys)
+    states = params, model_states, jax.vmap(optimizer.init)(params)
+    states = jax.device_put(states, layout)
 
     def train(state, key, data):
         def step(carry, keys):
-            params, opt_state = carry
-            loss, params, _, opt_state = inner_step(
-                task, optimizer, params, (), opt_state, keys, data
-            )
-            return (params, opt_state), loss
+            loss, *carry = inner_step(task, optimizer, *carry, keys, data)
+            return tuple(carry), loss
 
-        return jax.lax.scan(step, state, jax.random.split(key, (case.length, 2)))
+        return jax.lax.scan(step, state, jax.random.split(key, (length, 2)))
 
     run = jax.jit(jax.vmap(train, in_axes=(0, 0, None)), donate_argnums=0)
     keys = jax.device_put(keys, layout)
@@ -149,7 +159,7 @@ def floor(
         nonlocal states
         states, losses = run(states, keys, data)
         jax.block_until_ready(losses)
-        return case.particles * case.length
+        return particles * length
 
     return call
 
@@ -175,11 +185,12 @@ def same_bases() -> optax.GradientTransformation:
 
 def floors(case: Case, *, every: bool = True) -> dict[str, Call]:
     """What a case is measured against; at least Adam."""
-    calls = {"adam": floor(optax.adam(1e-3), case)}
+    run = partial(floor, task=case.task(), particles=case.particles, length=case.length)
+    calls = {"adam": run(optax.adam(1e-3))}
     if every and len(jax.devices()) > 1:
-        calls["adam, unsharded"] = floor(optax.adam(1e-3), case, sharded=False)
+        calls["adam, unsharded"] = run(optax.adam(1e-3), sharded=False)
     if every and case.optimizer == "layerwise":
-        calls["same bases"] = floor(same_bases(), case)
+        calls["same bases"] = run(same_bases())
     return calls
 
 
