@@ -222,7 +222,7 @@ def _interpolation(b1: float, b2: float) -> optax.GradientTransformation:
 def orthogonalize(matrices: Array, steps: int = 5) -> Array:
     """The semi-orthogonal matrix next to each matrix, singular values in about [.7, 1.2].
 
-    X ← aX + (bA + cA²)X with A = XXᵀ, from X = M / ‖M‖_F, on the shorter side.
+    X ← (a + bA + cA²)X with A = XXᵀ, from X = M / ‖M‖_F, on the shorter side.
 
     Args:
       matrices: [..., m, n].
@@ -236,15 +236,17 @@ def orthogonalize(matrices: Array, steps: int = 5) -> Array:
     x = matrices.mT if tall else matrices
     norm = root(jnp.sum(x * x, axis=(-2, -1), keepdims=True))
     x = x / (norm + 1e-8)
+    eye = jnp.broadcast_to(jnp.eye(x.shape[-2]), (*x.shape[:-1], x.shape[-2]))
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+        # aX within the product: were it added, XLA would keep the products of all steps.
+        x = (a * eye + b * gram + c * (gram @ gram)) @ x
     return x.mT if tall else x
 
 
 def orthogonalized(momentum: Stacks, packing: Packing) -> Stacks:
     """Each stack of matrices orthogonalized to unit RMS; zeros for other tensors."""
-    out = []
+    out: list[Array] = []
     for stack, spec in zip(momentum, packing.group_specs, strict=True):
         if not spec.is_matrix:
             out.append(jnp.zeros_like(stack))

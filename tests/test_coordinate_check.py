@@ -177,7 +177,8 @@ def second_direction(make_base, grads):
     state = base.init(pack.pack(grads[0]), pack)
     for step, grad in enumerate(grads):
         g = pack.pack(grad)
-        momenta, unbiased = mixing.update_momenta(decays, g, momenta, jnp.asarray(step))
-        u = mixing.blend(pack, shares, g, unbiased)
+        momenta = mixing.update_momenta(decays, g, momenta)
+        weights = mixing.weights(decays, jnp.asarray(step))
+        u = mixing.blend(pack, shares, g, momenta, weights)
         direction, state = base.direction(u, g, state, jnp.asarray(step), pack)
     return direction[0][0]

@@ -41,10 +41,10 @@ CASES = {
 EQUAL = 1e-5
 """For the updates of a run as a whole, in norm, and mostly for every entry."""
 MAGNIFIED = 5e-5
-"""For single entries where rounding errors grow: VeLO multiplies what its LSTM says by 100, and jax's own
-updates differ by 1.8e-5 if they are compiled without optimization, torch's by 3.2e-5;
-orthogonalization makes some errors 485 times as large, by 1.7e-5 and 3.2e-5, with float64
-in torch's network and iteration still 3.0e-5."""
+"""For single entries where rounding errors grow: VeLO multiplies what its LSTM says by
+100, and jax's own updates differ by 1.8e-5 if they are compiled without optimization,
+torch's by 3.2e-5; orthogonalization makes some errors 485 times as large, by 1.7e-5 and
+3.2e-5, with float64 in torch's network and iteration still 3.0e-5."""
 FEW = ("bias", "empty", "square")
 """Tensors in the default run: compiling the others takes jax a minute."""
 ALL = [(name, options) for name, cases in CASES.items() for options in cases]

@@ -44,7 +44,7 @@ def measure(
     grads: Stacks,
     params: Stacks,
     momenta: Stacks,
-    num_momenta: int,
+    weights: Array,
 ) -> Statistics:
     """The statistics of one step.
 
@@ -53,12 +53,13 @@ def measure(
       value: the loss, [].
       grads: [G, *shape].
       params: likewise.
-      momenta: [G, M, *shape], averages of gradients: their weights sum to one.
-      num_momenta: M, which no tensor tells where there is none.
+      momenta: [G, M, *shape], sums of gradients.
+      weights: what the gradients' weights in each of the momenta sum to, [M].
     """
     grad_rms = pack.rms(grads)
-    momentum_rms = pack.rms(momenta).reshape(pack.num_tensors, num_momenta)
-    middle = (num_momenta - 1) // 2
+    shape = pack.num_tensors, len(weights)
+    momentum_rms = pack.rms(momenta).reshape(shape) / weights[None]
+    middle = (len(weights) - 1) // 2
     products = tuple(m[:, middle] * g for m, g in zip(momenta, grads, strict=True))
     norms = grad_rms * momentum_rms[:, middle]
     log_grad = jnp.log(grad_rms + EPS)
@@ -66,7 +67,7 @@ def measure(
         log_loss=jnp.log(jnp.abs(jnp.asarray(value, jnp.float32)) + EPS),
         log_grad=log_grad,
         log_param=jnp.log(pack.rms(params) + EPS),
-        agreement=pack.means(products) / (norms + EPS * EPS),
+        agreement=pack.means(products) / (weights[middle] * (norms + EPS * EPS)),
         log_signal=jnp.log(momentum_rms + EPS) - log_grad[:, None],
     )
 

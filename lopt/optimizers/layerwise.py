@@ -239,21 +239,21 @@ def _transformation(
         checks.check_value(value)
         pack, step = layout(params), state.step
         g, p = pack.pack(grads), pack.pack(params)
-        raw, momenta = mixing.update_momenta(decays, g, state.momenta, step)
-        now = inputs.measure(pack, value, g, p, momenta, len(decays))
+        momenta = mixing.update_momenta(decays, g, state.momenta)
+        weights = mixing.weights(decays, step)
+        now = inputs.measure(pack, value, g, p, momenta, weights)
         averages = inputs.update_averages(state.averages, now, step)
         total = jnp.asarray(num_steps, jnp.float32)
         decision = decide(theta, combination, pack, averages, step, total)
-        u = mixing.blend(pack, decision.blend, g, momenta)
-        directions, scales, states = [], [], []
+        u = mixing.blend(pack, decision.blend, g, momenta, weights)
+        directions, states = [], []
         for base, base_state in zip(table, state.bases, strict=True):
             direction, base_state = base.direction(u, g, base_state, step, pack)
             directions.append(direction)
-            scales.append(mixing.scales(pack, base, direction))
             states.append(base_state)
-        update = mixing.update(pack, decision, directions, scales, p)
+        update = mixing.update(pack, decision, table, directions, p)
         updates = pack.unpack(update, params)
-        return updates, LayerwiseState(step + 1, raw, tuple(states), averages)
+        return updates, LayerwiseState(step + 1, momenta, tuple(states), averages)
 
     update: Any = update_fn  # optax's type does not know this state
     return optax.GradientTransformationExtraArgs(init_fn, update)

@@ -25,51 +25,60 @@ def start_momenta(params: Stacks, num_momenta: int) -> Stacks:
     )
 
 
-def update_momenta(
-    decays: Array, grads: Stacks, momenta: Stacks, step: Array
-) -> tuple[Stacks, Stacks]:
-    """m ← β m + (1 − β) g for every β, and the unbiased m̂ = m / (1 − β^(t+1))."""
-    raw, unbiased = [], []
+def update_momenta(decays: Array, grads: Stacks, momenta: Stacks) -> Stacks:
+    """m ← β m + (1 − β) g for every β."""
+    raw = []
     for m, g in zip(momenta, grads, strict=True):
         beta = decays.reshape((1, -1) + (1,) * (g.ndim - 1))
-        m = beta * m + (1 - beta) * g[:, None]
-        raw.append(m)
-        unbiased.append(m / (1 - beta ** (step + 1.0)))
-    return tuple(raw), tuple(unbiased)
+        raw.append(beta * m + (1 - beta) * g[:, None])
+    return tuple(raw)
 
 
-def blend(pack: Packing, shares: Array, grads: Stacks, momenta: Stacks) -> Stacks:
-    """u = α_0 g + Σ_i α_i m̂_i, for shares [L, 1 + M]."""
-    gamma, alpha = pack.spread(shares[:, 0]), pack.spread(shares[:, 1:])
+def weights(decays: Array, step: Array) -> Array:
+    """1 − β^(t+1) for every β, [M]: what the weights of gradients in a momentum sum to.
+
+    A momentum over that is unbiased. Numbers are divided by it, not momenta: what is
+    divided and then read twice would be written to memory.
+    """
+    return 1 - decays ** (step + 1.0)
+
+
+def blend(
+    pack: Packing, shares: Array, grads: Stacks, momenta: Stacks, weights: Array
+) -> Stacks:
+    """u = α_0 g + Σ_i α_i m_i / w_i, for shares α [L, 1 + M] and weights w [M]."""
+    gamma, alpha = pack.spread(shares[:, 0]), pack.spread(shares[:, 1:] / weights[None])
     return tuple(
         c * g + jnp.sum(a * m, axis=1)
         for c, g, a, m in zip(gamma, grads, alpha, momenta, strict=True)
     )
 
 
-def scales(pack: Packing, base: Base, direction: Stacks) -> Array:
-    """What a direction is multiplied by: muP's multiplier, over its RMS if entrywise, [L]
-
-    A direction that is orthogonalized has unit RMS by its construction.
-    """
-    multipliers = [mup.update_multiplier(spec, base.kind) for spec in pack.specs]
-    scales = jnp.asarray(multipliers, jnp.float32)
-    if base.kind == "entrywise":
-        scales = scales / (pack.rms(direction) + EPS)
-    return scales
-
-
 def update(
     pack: Packing,
     decision: Policy,
+    table: Sequence[Base],
     directions: Sequence[Stacks],
-    scales: Sequence[Array],
     params: Stacks,
 ) -> Stacks:
-    """−λ (Σ_k μ_k s_k d_k + ω φ), for scales s."""
+    """−λ (Σ_k μ_k s_k d_k + ω φ).
+
+    s is muP's multiplier, over the direction's RMS if it is entrywise: one that is
+    orthogonalized has unit RMS by its construction.
+    """
     decay = pack.spread(-decision.step_size * decision.weight_decay)
-    total = tuple(w * p for w, p in zip(decay, params, strict=True))
-    for k, (direction, scale) in enumerate(zip(directions, scales, strict=True)):
+    sums = [_one(w) * _one(p) for w, p in zip(decay, params, strict=True)]
+    for k, (base, direction) in enumerate(zip(table, directions, strict=True)):
+        multipliers = [mup.update_multiplier(spec, base.kind) for spec in pack.specs]
+        scale = jnp.asarray(multipliers, jnp.float32)
+        if base.kind == "entrywise":
+            scale = scale / (pack.rms(direction) + EPS)
         factor = pack.spread(-decision.step_size * decision.mixture[:, k] * scale)
-        total = tuple(x + c * d for x, c, d in zip(total, factor, direction, strict=True))
-    return total
+        sums = [x + _one(f * d) for x, f, d in zip(sums, factor, direction, strict=True)]
+    return tuple(x.reshape(p.shape) for x, p in zip(sums, params, strict=True))
+
+
+def _one(stack: Array) -> Array:
+    """A stack of one as that tensor: past a reshape of a parameter, XLA does not see that
+    what becomes of it can take its place in memory."""
+    return stack[0] if len(stack) == 1 else stack
