@@ -130,13 +130,14 @@ def update_factored_moment(
     where the tensor is not factored, V ← d V + (1 - d) s.
     """
     decays = jnp.clip(decays, 0.0, 1.0)
-    s = g * g + 1e-30
     if isinstance(v, FullMoment):
-        return FullMoment(update_momenta(v.full, s, decays))
-    d1, d0 = _axes(g)
+        return FullMoment(update_momenta(v.full, g * g + 1e-30, decays))
+    # Added to means: on a CPU, a sum of products is made without the products in memory.
+    row, col = (
+        jnp.mean(g * g, axis, keepdims=True) + 1e-30 for axis in reversed(_axes(g))
+    )
     return FactoredMoment(
-        update_momenta(v.row, s.mean(d0, keepdims=True), decays),
-        update_momenta(v.col, s.mean(d1, keepdims=True), decays),
+        update_momenta(v.row, row, decays), update_momenta(v.col, col, decays)
     )
 
 

@@ -42,9 +42,8 @@ def run(options: argparse.Namespace) -> None:
 
     whole = read(options.optimizer)
     thetas = {"whole": whole.theta, **without(whole.theta, whole.header.options)}
-    results = contest(
-        whole.lopt, thetas, options.suite, seeds=options.seeds, seed=options.seed
-    )
+    contestants = {name: (whole.lopt, theta) for name, theta in thetas.items()}
+    results = contest(contestants, options.suite, seeds=options.seeds, seed=options.seed)
     found = sorted(ratios(results).items(), key=lambda item: -item[1]["median"])
     record = {
         "command": " ".join(["python", "scripts/leave_one_out.py", *sys.argv[1:]]),

@@ -1,6 +1,6 @@
-"""Several thetas of one optimizer on one suite: by how much their losses differ.
+"""Several optimizers on one suite, none tuned: by how much their losses differ.
 
-Imported by leave_one_out.py and meta_curve.py.
+Imported by against_default.py, leave_one_out.py and meta_curve.py.
 """
 
 from collections.abc import Mapping
@@ -9,21 +9,30 @@ from typing import Any
 import numpy as np
 
 
-def contest(lopt, thetas: Mapping[str, Any], suite: str, *, seeds: int, seed: int):
-    """The results of all of them on every task of the suite, runs of full length only."""
+def contest(
+    contestants: Mapping[str, tuple[Any, Any]], suite: str, *, seeds: int, seed: int
+):
+    """The results of all of them on every task of the suite, runs of full length only.
+
+    Args:
+      contestants: by name, optimizers and their thetas.
+      suite: the name or file of one.
+      seeds: of the runs, paired.
+      seed: of these.
+    """
     from lopt.cli.progress import Bar
     from lopt.config import load_suite
     from lopt.evaluation.comparison import evaluate
     from lopt.suites import build_tasks
 
-    (first, theta), *others = thetas.items()
+    (first, (lopt, theta)), *others = contestants.items()
     with Bar() as bar:
         return evaluate(
             lopt,
             theta,
             build_tasks(load_suite(suite)),
             name=first,
-            baselines=[(name, lopt, other) for name, other in others],
+            baselines=[(name, *other) for name, other in others],
             seeds=seeds,
             seed=seed,
             budgets=[1.0],

@@ -73,8 +73,9 @@ def compared(options: argparse.Namespace) -> dict[str, Any]:
     first = next(iter(learned.values()))
     thetas = {"untrained": first.lopt.init(jax.random.key(0))}
     thetas |= {name: checkpoint.theta for name, checkpoint in learned.items()}
+    contestants = {name: (first.lopt, theta) for name, theta in thetas.items()}
     found = ratios(
-        contest(first.lopt, thetas, options.suite, seeds=options.seeds, seed=options.seed)
+        contest(contestants, options.suite, seeds=options.seeds, seed=options.seed)
     )
     return {
         "suite": options.suite,

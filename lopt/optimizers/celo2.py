@@ -149,7 +149,7 @@ def celo2(
             learned = [i for i, x in enumerate(moments) if not isinstance(x, AdamMoments)]
             found = directions(
                 theta["network"],
-                [channels(g[i], p[i], moments[i]) for i in learned],
+                [_clipped(channels(g[i], p[i], moments[i])) for i in learned],
                 orthogonalize=orthogonalize,
             )
             found = dict(zip(learned, found, strict=True))
@@ -230,8 +230,13 @@ def _observe(
         b1, b2, _ = ADAM
         mu = b1 * moments.mu + (1 - b1) * g
         return g, AdamMoments(mu, b2 * moments.nu + (1 - b2) * g * g)
-    g = jnp.clip(g, -CLIP, CLIP)
-    return g, updated_moments(moments, g, decays)
+    return g, updated_moments(moments, jnp.clip(g, -CLIP, CLIP), decays)
+
+
+def _clipped(channels: Channels) -> Channels:
+    return channels._replace(
+        make=lambda g, *x: channels.make(jnp.clip(g, -CLIP, CLIP), *x)
+    )
 
 
 def _adam(moments: AdamMoments, step: Array, *, is_corrected: bool) -> Array:

@@ -15,8 +15,8 @@ but it is evaluated in the cheapest order that gives the same sum:
 * a narrow network is written out as scalar weights times rows, which the compiler fuses
   into one pass over the elements, with no activation in memory; a wide one is a product
   of matrices, slice by slice, so that activations stay in the cache;
-* on a CPU, a narrow one meets large tensors piece by piece, and their channels never are
-  in memory: see pieces.py.
+* on a CPU, large tensors are met piece by piece, and their channels never are in memory:
+  see pieces.py.
 """
 
 import itertools
@@ -38,10 +38,10 @@ _NARROW = 8
 # columns, which a wide network's products would meet in two dimensions.
 _SMALL_PACK = 1024
 _LARGE_PACK = 2**16
-# Narrow networks meet larger tensors in pieces.
+# On a CPU, larger tensors are met in pieces.
 _IN_PIECES = 2**16
 # Elements of a slice. On a CPU they are few, so that the activations of several runs side
-# by side fit into the cache, up to tensors that occupy all cores.
+# by side fit into the cache.
 _CACHED_SLICE = 608
 _LARGE_SLICE = 2**16
 
@@ -94,9 +94,10 @@ def apply_network(
     sizes = [features.size(per_element.shape_of(c)) for c in whole]
     made = {}
     for i, size in enumerate(sizes):
-        if narrow and on_cpu and size > _IN_PIECES:
+        if on_cpu and size > _IN_PIECES:
             scales = jax.lax.rsqrt(eps + pieces.mean_squares(channels[i]))
-            made[i] = pieces.outputs(_scaled(layers, scales), channels[i], use)
+            scaled = _scaled(layers, scales)
+            made[i] = pieces.outputs(scaled, channels[i], use, is_narrow=narrow)
         elif size > limit:
             # What is as large as the tensor would be copied beside its neighbors.
             own = per_element.shape_of(whole[i])
@@ -105,7 +106,7 @@ def apply_network(
             outputs = (
                 per_element.by_rows(*normalized)
                 if narrow
-                else per_element.by_slices(*normalized, _slice_size(size))
+                else per_element.by_slices(*normalized, _slice_size())
             )
             made[i] = use(outputs)
     for pack in _packs(sizes, limit):
@@ -202,14 +203,13 @@ def _wide_pack(
 ) -> list[list[Array]]:
     """The outputs of tensors whose normalized channels are packed."""
     inputs = [normalized(c, eps) for c in tensors]
-    size = _slice_size(_LARGE_PACK)
+    size = _slice_size()
     return _packed(lambda x: per_element.by_slices(layers, [x], size), inputs)
 
 
-def _slice_size(size: int) -> int:
-    """Elements of a slice of a tensor of `size` elements."""
-    is_cached = jax.default_backend() == "cpu" and size <= _LARGE_SLICE
-    return _CACHED_SLICE if is_cached else _LARGE_SLICE
+def _slice_size() -> int:
+    """Elements of a slice."""
+    return _CACHED_SLICE if jax.default_backend() == "cpu" else _LARGE_SLICE
 
 
 def _packed(

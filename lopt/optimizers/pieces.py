@@ -1,10 +1,10 @@
-"""A narrow network on a large tensor, piece by piece.
+"""A network on a large tensor, piece by piece.
 
 The channels of a large tensor take several times longer to be written to memory and read
 again than to be computed. So they are computed twice, for their mean squares and for the
 outputs, and what is made of a piece stays in the cache. Every channel is an array of its
 own there: XLA does not vectorize what is made of a piece of several, nor of a
-concatenation.
+concatenation. Only the products of a wide network, which take longer, want them together.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,6 +61,12 @@ class _Cut(NamedTuple):
             sizes[self.axis + 1] = self.width
         return jax.lax.dynamic_slice(x, first, sizes)
 
+    def part(self, x: Array, start: Array) -> Array:
+        """The piece of all rows: [c, *piece or 1] of [c, *s or 1]."""
+        if x.shape[self.axis + 1] == 1:
+            return x
+        return jax.lax.dynamic_slice_in_dim(x, start, self.width, self.axis + 1)
+
     def own_rows(self, channels: Channels, start: Array) -> list[Array]:
         """The piece of every own channel: [*piece] each."""
         made = [
@@ -99,9 +105,20 @@ def mean_squares(channels: Channels) -> Array:
 
 
 def outputs(
-    layers: Layers, channels: Channels, use: Callable[[list[Array]], PyTree]
+    layers: Layers,
+    channels: Channels,
+    use: Callable[[list[Array]], PyTree],
+    *,
+    is_narrow: bool,
 ) -> PyTree:
-    """What is made of the network's outputs [*s], by a function of each element's."""
+    """What is made of the network's outputs [*s], by a function of each element's.
+
+    Args:
+      layers: of the network.
+      channels: of the tensor.
+      use: of outputs [*piece].
+      is_narrow: whether the layers are written out, and no products of matrices.
+    """
     whole = channels.whole()
     cut = _cut(whole)
     (w, b), *later = layers
@@ -113,18 +130,29 @@ def outputs(
         for columns, group in per_element.by_shape(edges).values()
     ]
 
-    def write(i: Array, written: PyTree) -> PyTree:
-        start = cut.start(i)
+    def written_out(start: Array) -> list[Array]:
         biases = [
             sum((cut.row(x, j, start)[0] for x in projected), b[j]) for j in range(len(b))
         ]
         x = per_element.sums((columns, biases), cut.own_rows(channels, start))
         for layer in later:
             x = per_element.sums(layer, [jax.nn.relu(row) for row in x])
+        return x
+
+    def by_products(start: Array) -> list[Array]:
+        rows = jnp.stack(cut.own_rows(channels, start))
+        parts = (cut.part(x, start) for x in projected)
+        x = sum(parts, jnp.tensordot(columns, rows, axes=1) + features.along(b, rows))
+        return list(per_element.later_products(later, x))
+
+    make = written_out if is_narrow else by_products
+
+    def write(i: Array, written: PyTree) -> PyTree:
+        start = cut.start(i)
         return jax.tree.map(
             lambda to, y: jax.lax.dynamic_update_slice_in_dim(to, y, start, cut.axis),
             written,
-            use(x),
+            use(make(start)),
         )
 
     num_outputs = len(layers[-1][1])
