@@ -8,9 +8,11 @@ NES and with PES. Both are compared, budget for budget, with tuned baselines und
 constant and under a cosine schedule and with the control `static`, on the task itself and
 on those of `finetune-heldout` that have the same network: other pretrained weights, other
 data, five times the steps. Required of the better one are median speed-ups of 2, 1.3, 1.3
-and 1 over the best baseline. Writes benchmarks/finetune.json; what is done is kept in
-runs/finetune, and the same command goes on from there. About 1.5 hours on 2 cores,
-by an estimate, most of it on text: `--tasks digits-whole digits-head` 10 minutes.
+and 1 over the best baseline. With `--also FILES`, such as `layerwise-finetune`, one
+optimizer for all four, these are compared, too. Writes benchmarks/finetune.json; what is
+done is kept in runs/finetune, and the same command goes on from there. About 1.5 hours on
+2 cores, by an estimate, most of it on text: `--tasks digits-whole digits-head` 10
+minutes.
 """
 
 import argparse
@@ -73,6 +75,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--pes-steps", type=int, default=800, help="outer steps; 0: no PES"
     )
+    parser.add_argument(
+        "--also", nargs="+", default=[], help="files that are compared, too"
+    )
     parser.add_argument("--embedding-size", type=int, default=4)
     parser.add_argument("--baselines", default="sgd,adamw")
     parser.add_argument("--trials", type=int, default=10)
@@ -109,8 +114,8 @@ def study(suite, heldout, name: str, options: argparse.Namespace) -> dict:
             for estimator, run in runs.items()
         },
         "speed_ups": {
-            estimator: by_task(group_speed_ups(results, estimator, groups))
-            for estimator in runs
+            name: by_task(group_speed_ups(results, name, groups))
+            for name in (*runs, *map(stem, options.also))
         },
         "results": results_of(results),
     }
@@ -163,9 +168,11 @@ def compare(config, runs: dict, options: argparse.Namespace):
     from lopt.evaluation.comparison import evaluate
     from lopt.suites import build_tasks
 
+    places = {name: run.folder for name, run in runs.items()}
+    places |= {stem(file): file for file in options.also}
     learned = [
         (name, found.lopt, found.theta)
-        for name, found in ((name, read(run.folder)) for name, run in runs.items())
+        for name, found in ((name, read(place)) for name, place in places.items())
     ]
     (name, lopt, theta), *others = learned
     with Bar() as bar:
@@ -182,6 +189,11 @@ def compare(config, runs: dict, options: argparse.Namespace):
             seed=1,
             progress=bar.update,
         )
+
+
+def stem(file: str) -> str:
+    """What a file is called in the results."""
+    return Path(file).stem
 
 
 def scheduled(names: str) -> list:

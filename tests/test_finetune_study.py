@@ -90,7 +90,7 @@ def test_the_whole_study(monkeypatch, tmp_path, capsys):
         monkeypatch,
         *("--suite", tmp_path / "suite.toml", "--heldout", tmp_path / "heldout.toml"),
         *("--nes-steps", 2, "--pes-steps", 2, "--trials", 1, "--seeds", 2),
-        *("--tuning-seeds", 1, "--baselines", "adamw"),
+        *("--tuning-seeds", 1, "--baselines", "adamw", "--also", "layerwise"),
         *("--folder", tmp_path / "runs", "--out", tmp_path / "found.json"),
     )
     finetune_study.run(options)
@@ -100,7 +100,7 @@ def test_the_whole_study(monkeypatch, tmp_path, capsys):
     assert [found["meta_training"][e]["outer_steps"] for e in ("nes", "pes")] == [2, 2]
     config = json.loads((tmp_path / "runs/net-nes-0/config.json").read_text())
     assert config["optimizer"]["num_tensors"] == 2  # of the head
-    baselines = ["adamw-constant", "adamw-cosine", "static", "pes"]
+    baselines = ["adamw-constant", "adamw-cosine", "static", "pes", "layerwise"]
     assert found["results"]["settings"]["baselines"] == baselines
     monkeypatch.setattr(finetune_study, "meta_train_all", None)
     finetune_study.run(options)
