@@ -246,7 +246,7 @@ def orthogonalize(matrices: Array, steps: int = 5) -> Array:
 
 def orthogonalized(momentum: Stacks, packing: Packing) -> Stacks:
     """Each stack of matrices orthogonalized to unit RMS; zeros for other tensors."""
-    out: list[Array] = []
+    out = []
     for stack, spec in zip(momentum, packing.group_specs, strict=True):
         if not spec.is_matrix:
             out.append(jnp.zeros_like(stack))

@@ -143,9 +143,8 @@ def celo2(
             del extra_args
             checks.check_params(params)
             step = jnp.asarray(optax.safe_increment(state.step))
-            p = views(params)
-            observed = map(partial(_observe, decays), state.tensors, views(updates))
-            g, moments = zip(*observed, strict=True) if p else ((), ())
+            p, g = views(params), views(updates)
+            moments = tuple(map(partial(_updated, decays), state.tensors, g))
             learned = [i for i, x in enumerate(moments) if not isinstance(x, AdamMoments)]
             found = directions(
                 theta["network"],
@@ -222,21 +221,21 @@ def _orthogonalized(stacks: list[Array]) -> list[Array]:
     return found
 
 
-def _observe(
+def _updated(
     decays: Decays, moments: Moments | AdamMoments, g: Array
-) -> tuple[Array, Moments | AdamMoments]:
-    """The gradient as it is used, and the moments that it was added to."""
+) -> Moments | AdamMoments:
+    """The moments with another gradient."""
     if isinstance(moments, AdamMoments):
         b1, b2, _ = ADAM
         mu = b1 * moments.mu + (1 - b1) * g
-        return g, AdamMoments(mu, b2 * moments.nu + (1 - b2) * g * g)
-    return g, updated_moments(moments, jnp.clip(g, -CLIP, CLIP), decays)
+        return AdamMoments(mu, b2 * moments.nu + (1 - b2) * g * g)
+    return updated_moments(moments, jnp.clip(g, -CLIP, CLIP), decays)
 
 
 def _clipped(channels: Channels) -> Channels:
-    return channels._replace(
-        make=lambda g, *x: channels.make(jnp.clip(g, -CLIP, CLIP), *x)
-    )
+    """Of the clipped gradient, which is clipped where it is read: it is no array."""
+    make = channels.make
+    return channels._replace(make=lambda g, *x: make(jnp.clip(g, -CLIP, CLIP), *x))
 
 
 def _adam(moments: AdamMoments, step: Array, *, is_corrected: bool) -> Array:
