@@ -20,12 +20,12 @@ particles  rates from 16 to 4096 inner runs side by side
 width      rates at widths from 32 to 1024
 cores      rates on one core with one device, and on two
 suite      a whole suite (`--suite`): seconds of an outer step, what of them the floors
-           of its tasks take, each alone, and its first calls
+           of its tasks take, each alone, and seconds to compile it all, cold and warm
 
 Figures are medians over turns; compare ratios, not rates of different runs. Expected on 2
 quiet cores: `layerwise` at least 0.7 of its bases' floor; first call at most 4 s cold and
 1.2 s warm; two cores at least 1.6 times one; `small`: floors at least half of the wall
-seconds, first calls at most 60 s and 10 s.
+seconds, compiled in at most 60 s and 10 s.
 
 On a GPU: scripts/bench_gpu.
 """

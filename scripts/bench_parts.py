@@ -27,8 +27,6 @@ from lopt.run.build import build
 
 SCRIPT = str(Path(__file__).with_name("bench_meta_train.py"))
 Rows = list[dict]
-SUITE = " suite"
-"""Among names of tasks, which have no spaces."""
 
 
 def compile_rows(options: argparse.Namespace) -> Rows:
@@ -66,45 +64,51 @@ def suite_rows(options: argparse.Namespace) -> Rows:
     """A whole suite beside the floors of its tasks, each measured alone.
 
     With n_i the inner steps of task i in an outer step and s_i the seconds per step of
-    its floor, the share is Σ_i n_i s_i over the wall seconds of an outer step.
+    its floor, a floor's share is Σ_i n_i s_i over the wall seconds of an outer step.
     """
     config = load_suite(options.suite, [])
     trainer, length = build(config), config.unroll.length
     outer_step = outer_steps(trainer)
     taken = outer_step() // len(trainer.task_names)  # of each task
-    transform = optax.adam(1e-3)
+    transforms = {"adam": optax.adam(1e-3)}
     if config.optimizer.name == "layerwise":
-        transform = same_bases()
+        transforms["same bases"] = same_bases()
     calls = {
-        group.names[0]: floor(
+        (group.names, name): floor(
             transform, group.task, particles=taken // length, length=length
         )
         for group in trainer.groups
+        for name, transform in transforms.items()
     }
     rates = take_turns(
-        {SUITE: outer_step, **calls},
+        {(): outer_step, **calls},
         turns=options.turns,
         seconds=options.seconds,
         clock=options.clock,
     )
-    wall = taken * len(trainer.task_names) / rates[SUITE]
+    wall = taken * len(trainer.task_names) / rates[()]
     rows: Rows = []
     for group in trainer.groups:
-        rate = rates[group.names[0]]
-        seconds = len(group.names) * taken / rate
-        work = ", ".join(group.names)
-        rows.append({"work": work, "inner steps/s": round(rate), "seconds": seconds})
-    floors = sum(row["seconds"] for row in rows)
+        steps = len(group.names) * taken
+        own = {name: rates[group.names, name] for name in transforms}
+        rows.append(
+            {"work": ", ".join(group.names)}
+            | {f"{name}, steps/s": round(rate) for name, rate in own.items()}
+            | {f"{name}, seconds": round(steps / rate, 4) for name, rate in own.items()}
+        )
+    shares = {
+        f"{name} / wall": round(sum(row[f"{name}, seconds"] for row in rows) / wall, 3)
+        for name in transforms
+    }
     cold, warm = _first_calls(json.dumps(options.suite))
     whole = {
         "work": f"{options.suite}, an outer step",
-        "inner steps/s": round(rates[SUITE]),
-        "seconds": wall,
-        "floors / wall": round(floors / wall, 3),
-        "cold seconds": cold["seconds"],
-        "warm seconds": warm["seconds"],
+        "seconds": round(wall, 3),
+        **shares,
+        "cold compile": cold["compile_seconds"],
+        "warm compile": warm["compile_seconds"],
     }
-    return [{**row, "seconds": round(row["seconds"], 4)} for row in (*rows, whole)]
+    return [*rows, whole]
 
 
 def _first_calls(chosen: str) -> list[dict[str, float]]:
@@ -136,9 +140,11 @@ def report_first_call(chosen: Any) -> None:
     with ThreadPoolExecutor(1) as pool:  # as `lopt meta-train` does
         state = pool.submit(trainer.init, jax.random.key(0))
         step = trainer.compile(trainer.placed(trainer.shapes()))
+        compile_seconds = time.perf_counter() - start
     jax.block_until_ready(step(state.result(), trainer.datas))
     result = {
         "seconds": round(time.perf_counter() - start, 2),
+        "compile_seconds": round(compile_seconds, 2),
         "cpu_seconds": round(time.process_time() - cpu, 2),
         "programs": len(compiled),
         "large_programs": sum(duration > 0.3 for duration in compiled),
