@@ -9,7 +9,7 @@ from rich.table import Table
 Rows = list[dict]
 RATE = "inner steps/s"
 FLOOR = " (floor)"
-WIDTH = 140
+WIDTH = 180
 
 
 def show(part: str, rows: Rows) -> None:
