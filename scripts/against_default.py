@@ -14,6 +14,7 @@ import json
 import sys
 from pathlib import Path
 
+from bench_digits import read_all
 from loss_ratios import contest, ratios
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,10 +36,8 @@ def run(options: argparse.Namespace) -> None:
     set_up()
     from bench_work import surroundings
 
-    from lopt.checkpoint import read
-
-    learned = {path.stem: read(path) for path in options.optimizers}
-    contestants = {"adamw": adamw()}
+    learned = read_all(options.optimizers)
+    contestants = {"AdamW": adamw()}
     contestants |= {name: (found.lopt, found.theta) for name, found in learned.items()}
     found = ratios(
         contest(contestants, options.suite, seeds=options.seeds, seed=options.seed)

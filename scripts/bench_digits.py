@@ -17,7 +17,9 @@ import dataclasses
 import json
 import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,18 +43,14 @@ def run(options: argparse.Namespace) -> None:
     set_up()
     from rich.console import Console
 
-    from lopt.checkpoint import read
     from lopt.cli.progress import Bar
     from lopt.config import load_suite
-    from lopt.errors import ConfigError
     from lopt.evaluation import report
     from lopt.evaluation.comparison import evaluate
     from lopt.evaluation.schedule import schedule
     from lopt.suites import build_tasks
 
-    learned = {path.stem: read(path) for path in options.optimizers}
-    if len(learned) < len(options.optimizers):
-        raise ConfigError("files must have different names")
+    learned = read_all(options.optimizers)
     (name, ours), *others = learned.items()
     rivals = [name for name in options.baselines.split(",") if name != "schedule"]
     if len(rivals) < len(options.baselines.split(",")):
@@ -89,6 +87,21 @@ def run(options: argparse.Namespace) -> None:
         worst = min(groups[group]["median"] for groups in by_file.values())
         verdict = "reached" if worst >= least else "NOT reached"
         print(f"over {group}: {worst:.2f}, {verdict}: {least}")
+
+
+def read_all(places: Sequence[str | Path]) -> dict[str, Any]:
+    """Exported files, runs or released ones, by the names that results have for them.
+
+    Raises:
+      ConfigError: two have one name.
+    """
+    from lopt.checkpoint import read
+    from lopt.errors import ConfigError
+
+    names = [Path(place).stem for place in places]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"files must have different names, got {', '.join(names)}")
+    return {name: read(place) for name, place in zip(names, places, strict=True)}
 
 
 def parse() -> argparse.Namespace:

@@ -1,6 +1,6 @@
 """How fast meta-training is: rates, ratios to floors, compile times, memory, growth.
 
-    python scripts/bench_meta_train.py               everything, 16 minutes on 2 cores
+    python scripts/bench_meta_train.py               everything, 17 minutes on 2 cores
     python scripts/bench_meta_train.py --quick       the same in fewer points
     python scripts/bench_meta_train.py --parts rates,cores
 

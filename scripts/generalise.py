@@ -23,6 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench_digits import read_all
+
 ROOT = Path(__file__).resolve().parent.parent
 CENTER = {
     "width": 32,
@@ -85,16 +87,11 @@ def run(options: argparse.Namespace) -> None:
     from lopt.cli.process import set_up
 
     set_up()
-    from lopt.checkpoint import read
     from lopt.cli.progress import Bar
-    from lopt.errors import ConfigError
 
-    names = [Path(file).stem for file in options.files]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"files must have different names, got {', '.join(names)}")
+    learned = read_all(options.files)
     cells = grid(options.center, options.axis, corners=not options.no_corners)
     tasks = {name: build(name, cell) for name, cell in cells.items()}
-    learned = {n: read(file) for n, file in zip(names, options.files, strict=True)}
     content = start(options, learned)
     with Bar() as bar:
         for i, (name, task) in enumerate(tasks.items()):
