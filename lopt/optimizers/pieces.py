@@ -53,7 +53,10 @@ class _Cut(NamedTuple):
         return jnp.minimum(i * self.width, self.shape[self.axis] - self.width)
 
     def row(self, x: Array, d: int, start: Array) -> Array:
-        """The piece of row d, or of the only one: [1, *piece or 1] of [c, *s or 1]."""
+        """The piece of row d, or of the only one: [1, *piece or 1] of [c, *s or 1].
+
+        In one cut: the row first and then its piece takes the whole a fifth longer.
+        """
         first = [d if len(x) > 1 else 0, *[0] * (x.ndim - 1)]
         sizes = [1, *x.shape[1:]]
         if x.shape[self.axis + 1] > 1:
