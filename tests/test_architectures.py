@@ -184,7 +184,9 @@ def test_network_equals_its_plain_formula_in_every_order_of_evaluation(
         np.testing.assert_allclose(np.stack(ours), x, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["adafac_mlp", "celo2", "mlp", "mup_adafac", "velo"])
+@pytest.mark.parametrize(
+    "name", ["adafac_mlp", "celo2", "mlp", "mup_adafac", "rnn_mlp", "velo"]
+)
 def test_pieces_do_not_change_the_update(name, monkeypatch):
     """Of a tensor whose second moments are factored, and of one whose are not."""
     options = {"orthogonalize": False, "vectors": "learned"} if name == "celo2" else {}

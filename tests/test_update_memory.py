@@ -16,6 +16,8 @@ CASES = {
     "adafac_mlp": ({}, 20),
     "mup_adafac": ({}, 64),
     "celo2": ({"orthogonalize": False}, 20),
+    "rnn_mlp": ({}, 75),
+    "velo": ({}, 32),
 }
 """Options, and the most bytes for each element of the tensor."""
 

@@ -80,9 +80,10 @@ def apply_network(
       shared: inputs that all elements share [k].
       eps: of the normalization of every channel to an RMS of one over the tensor.
       use: of outputs [*s], or of those of a piece; the outputs themselves if not given.
+        It makes arrays of the same shape, or `Mean`s of such.
 
     Returns:
-      What `use` makes of every tensor's.
+      What `use` makes of every tensor's, numbers for `Mean`s.
     """
     layers = _fold(theta, shared)
     narrow = max(len(b) for _, b in layers) <= _NARROW
@@ -108,14 +109,21 @@ def apply_network(
                 if narrow
                 else per_element.by_slices(*normalized, _slice_size())
             )
-            made[i] = use(outputs)
+            made[i] = _with_means(use(outputs))
     for pack in _packs(sizes, limit):
         results = apply_packed(layers, [whole[i] for i in pack], eps)
-        made |= zip(pack, map(use, results), strict=True)
+        made |= ((i, _with_means(use(y))) for i, y in zip(pack, results, strict=True))
     return [made[i] for i in range(len(channels))]
 
 
-def change(step_mult: float, exp_mult: float) -> Callable[[list[Array]], Array]:
+def _with_means(made: PyTree) -> PyTree:
+    """Numbers for `Mean`s of whole tensors."""
+    return jax.tree.map(
+        lambda y: jnp.mean(y.of) if pieces.is_mean(y) else y, made, is_leaf=pieces.is_mean
+    )
+
+
+def change(step_mult: Array | float, exp_mult: float) -> Callable[[list[Array]], Array]:
     """step_mult · a · exp(exp_mult · b) of outputs (a, b, …)."""
 
     def of(outputs: list[Array]) -> Array:

@@ -36,6 +36,12 @@ class Channels(NamedTuple):
         return self.make(*self.seen)
 
 
+class Mean(NamedTuple):
+    """Of what is made of a network's outputs only the mean over the elements is kept."""
+
+    of: Array  # shape=[*s], or of a piece
+
+
 class _Cut(NamedTuple):
     """The channels of a tensor, told apart, and how it is cut."""
 
@@ -51,6 +57,21 @@ class _Cut(NamedTuple):
     def start(self, i: Array) -> Array:
         """Of piece i; the last one overlaps the one before."""
         return jnp.minimum(i * self.width, self.shape[self.axis] - self.width)
+
+    def add(self, total: Array, i: Array, x: Array) -> Array:
+        """A total [*piece] with what is new in piece i of x [*piece]."""
+        places = jnp.arange(self.width).reshape(
+            [-1 if axis == self.axis else 1 for axis in range(len(self.shape))]
+        )
+        is_new = self.start(i) + places >= i * self.width
+        return total + jnp.where(is_new, x, 0.0)
+
+    @property
+    def piece(self) -> tuple[int, ...]:
+        """The shape of a piece."""
+        return tuple(
+            self.width if axis == self.axis else n for axis, n in enumerate(self.shape)
+        )
 
     def row(self, x: Array, d: int, start: Array) -> Array:
         """The piece of row d, or of the only one: [1, *piece or 1] of [c, *s or 1].
@@ -85,18 +106,12 @@ def mean_squares(channels: Channels) -> Array:
     cut = _cut(whole)
 
     def add(i: Array, sums: list[Array]) -> list[Array]:
-        start = cut.start(i)
-        places = jnp.arange(cut.width).reshape(
-            [-1 if axis == cut.axis else 1 for axis in range(len(cut.shape))]
-        )
-        is_new = start + places >= i * cut.width
+        rows = cut.own_rows(channels, cut.start(i))
         return [
-            total + jnp.where(is_new, row * row, 0.0)
-            for total, row in zip(sums, cut.own_rows(channels, start), strict=True)
+            cut.add(total, i, row * row) for total, row in zip(sums, rows, strict=True)
         ]
 
-    shape = [cut.width if a == cut.axis else n for a, n in enumerate(cut.shape)]
-    empty = [jnp.zeros(shape, whole[0].dtype)] * sum(cut.own.values())
+    empty = [jnp.zeros(cut.piece, whole[0].dtype)] * sum(cut.own.values())
     sums = iter(jax.lax.fori_loop(0, cut.num_pieces, add, empty))
     means = [
         jnp.stack([next(sums).sum() for _ in c]) / features.size(cut.shape)
@@ -119,7 +134,7 @@ def outputs(
     Args:
       layers: of the network.
       channels: of the tensor.
-      use: of outputs [*piece].
+      use: of outputs [*piece]; makes arrays [*piece], or `Mean`s of such.
       is_narrow: whether the layers are written out, and no products of matrices.
     """
     whole = channels.whole()
@@ -152,17 +167,33 @@ def outputs(
 
     def write(i: Array, written: PyTree) -> PyTree:
         start = cut.start(i)
-        return jax.tree.map(
-            lambda to, y: jax.lax.dynamic_update_slice_in_dim(to, y, start, cut.axis),
-            written,
-            use(make(start)),
-        )
 
-    num_outputs = len(layers[-1][1])
-    like = jax.ShapeDtypeStruct(cut.shape, whole[0].dtype)
-    made = jax.eval_shape(use, [like] * num_outputs)
-    empty = jax.tree.map(lambda y: jnp.zeros(y.shape, y.dtype), made)
-    return jax.lax.fori_loop(0, cut.num_pieces, write, empty)
+        def put(to: Array | Mean, y: Array | Mean) -> Array | Mean:
+            if isinstance(y, Mean):
+                return Mean(cut.add(to.of, i, y.of))
+            return jax.lax.dynamic_update_slice_in_dim(to, y, start, cut.axis)
+
+        return jax.tree.map(put, written, use(make(start)), is_leaf=is_mean)
+
+    def empty(y: jax.ShapeDtypeStruct | Mean) -> Array | Mean:
+        if isinstance(y, Mean):
+            return Mean(jnp.zeros(cut.piece, y.of.dtype))
+        return jnp.zeros(cut.shape, y.dtype)
+
+    like = jax.ShapeDtypeStruct(cut.piece, whole[0].dtype)
+    made = jax.eval_shape(use, [like] * len(layers[-1][1]))
+    start = jax.tree.map(empty, made, is_leaf=is_mean)
+    written = jax.lax.fori_loop(0, cut.num_pieces, write, start)
+    return jax.tree.map(
+        lambda y: y.of.sum() / features.size(cut.shape) if is_mean(y) else y,
+        written,
+        is_leaf=is_mean,
+    )
+
+
+def is_mean(x: object) -> bool:
+    """Whether this is a `Mean`."""
+    return isinstance(x, Mean)
 
 
 def _cut(channels: Sequence[Array]) -> _Cut:

@@ -20,7 +20,7 @@ from lopt.base import Array, LearnedOptimizer
 from lopt.features import log_abs
 from lopt.numerics import root
 from lopt.optimizers import network, recurrent
-from lopt.optimizers.pieces import Channels
+from lopt.optimizers.pieces import Channels, Mean
 from lopt.optimizers.recurrent import LstmState
 
 EPS = 1e-5
@@ -180,21 +180,26 @@ def rnn_mlp(
             x = tensor_inputs(value, *known, g, p, statistics)
             lstm = recurrent.lstm(theta["lstm"], x, state.lstm)
             to_mlp = recurrent.linear(theta["to_mlp"], lstm.hidden)
-            outputs = []
+            change = network.change(step_mult, exp_mult)
+            made = []
             for i, x in enumerate(p):
                 shared = shared_inputs(state.step, len(p), x, to_mlp[i])
                 seen = channels(g[i], x, statistics[i])
-                outputs += network.apply_network(theta["network"], [seen], shared, EPS)
-            changes = list(map(network.change(step_mult, exp_mult), outputs))
+                made += network.apply_network(
+                    theta["network"],
+                    [seen],
+                    shared,
+                    EPS,
+                    lambda y: (change(y), [Mean(x) for x in y[2:]]),
+                )
+            changes, told = zip(*made, strict=True)
             changes = recurrent.as_tree(changes, params, empty=jnp.zeros_like)
             return network.updates(changes, params, specs), state._replace(
                 train=losses,
                 clipping=clipping,
                 lstm=lstm,
                 from_lstm=recurrent.linear(theta["to_all"], lstm.hidden).mean(0),
-                from_mlp=jnp.stack(
-                    [jnp.stack([jnp.mean(y) for y in rest]) for _, _, *rest in outputs]
-                ),
+                from_mlp=jnp.stack(list(map(jnp.stack, told))),
                 statistics=statistics,
             )
 

@@ -172,7 +172,10 @@ def mixture_optimizer(
                 return updates, state._replace(step=step, losses=losses)
             lstm = advance(theta, inputs(run, p, state.moments), state.lstm)
             told = controls(theta, lstm.hidden)
-            g = [jnp.clip(x, -CLIP, CLIP) for x in recurrent.tensors(updates)]
+            # The sum is CLIP. It says that the moments, which the LSTM has seen without
+            # this gradient, are not needed any more: without it XLA would copy them all.
+            clip = CLIP + 0.0 * lstm.hidden[0, 0]
+            g = [jnp.clip(x, -clip, clip) for x in recurrent.tensors(updates)]
             moments = tuple(
                 channels.updated_moments(m, x, decays)
                 for m, x in zip(state.moments, g, strict=True)
@@ -182,9 +185,9 @@ def mixture_optimizer(
             for i, x in enumerate(p):
                 seen = element_channels(g[i], x, moments[i])
                 own = {name: weights[i] for name, weights in networks.items()}
-                ((a, b, _),) = network.apply_network(own, [seen], jnp.zeros(0), EPS)
                 size = step_mult * jnp.sqrt(jnp.mean(x * x) + 1e-9)
-                changes.append(-told.step_mult[i] * size * a * jnp.exp(exp_mult * b))
+                use = network.change(-told.step_mult[i] * size, exp_mult)
+                changes += network.apply_network(own, [seen], jnp.zeros(0), EPS, use)
             return _scaled(changes, params, specs), VeloState(
                 step, losses, lstm if keeps_lstm_state else state.lstm, moments
             )
@@ -224,14 +227,14 @@ def tensor_inputs(
     rows = []
     for p, (m, r, _) in zip(params, moments, strict=True):
         scale = jax.lax.rsqrt(jnp.maximum(1e-9, jnp.mean(p * p)))
-        m, r, axes = scale * m, scale * r, tuple(range(1, m.ndim))
+        axes = tuple(range(1, m.ndim))
         means = m.mean(axes, keepdims=True)
         num_axes = min(sum(n > 1 for n in p.shape), _MOST_AXES + 1)
         statistics = [
-            features.log_abs(10.0 * jnp.mean(r))[None] / 2.0,
+            features.log_abs(10.0 * scale * jnp.mean(r))[None] / 2.0,
             jnp.asarray([float(num_axes == i) for i in range(_MOST_AXES + 1)]),
-            features.log_abs(10.0 * jnp.mean((m - means) ** 2, axes)) / 2.0,
-            features.log_abs(10.0 * jnp.mean((r - means) ** 2, axes)) / 2.0,
+            features.log_abs(10.0 * scale**2 * jnp.mean((m - means) ** 2, axes)) / 2.0,
+            features.log_abs(10.0 * scale**2 * jnp.mean((r - means) ** 2, axes)) / 2.0,
         ]
         rows.append(jnp.concatenate([run, *statistics]))
     return jnp.stack(rows)
