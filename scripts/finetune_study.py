@@ -2,17 +2,16 @@
 
     python scripts/finetune_study.py
 
-For each task of the suite `finetune` (digits and text, the whole network and its head
-alone) `layerwise`, with an embedding of each tensor, is meta-trained on that task, with
-NES and with PES. Both are compared, budget for budget, with tuned baselines under a
-constant and under a cosine schedule and with the control `static`, on the task itself and
-on those of `finetune-heldout` that have the same network: other pretrained weights, other
-data, five times the steps. Required of the better one are median speed-ups of 2, 1.3, 1.3
-and 1 over the best baseline. With `--also FILES`, such as `layerwise-finetune`, one
-optimizer for all four, these are compared, too. Writes benchmarks/finetune.json; what is
-done is kept in runs/finetune, and the same command goes on from there. About 1.5 hours on
-2 cores, by an estimate, most of it on text: `--tasks digits-whole digits-head` 10
-minutes.
+For each kind of task of the suite `finetune` (digits and text, the whole network and its
+head alone) `layerwise`, with an embedding of each tensor, is meta-trained on that kind,
+with NES and with PES. Both are compared, budget for budget, with tuned baselines under a
+constant and under a cosine schedule and with the control `static`, on the tasks of
+`finetune-heldout` that have the same network: its own task, other pretrained weights,
+other data, five times the steps. Required of the better one are median speed-ups of 2,
+1.3, 1.3 and 1 over the best baseline. With `--also FILES`, such as `layerwise-finetune`,
+one optimizer for all four, these are compared, too. Writes benchmarks/finetune.json; what
+is done is kept in runs/finetune, and the same command goes on from there. About an hour
+on 2 cores, most of it on text.
 """
 
 import argparse
@@ -27,7 +26,7 @@ from bench_digits import group_speed_ups, without_curves
 ROOT = Path(__file__).resolve().parent.parent
 SCHEDULES = ("constant", "cosine")
 REQUIRED = {"own": 2.0, "weights": 1.3, "data": 1.3, "longer": 1.0}
-"""Speed-up over the best baseline: on the task itself, and on its held-out relatives."""
+"""Speed-up over the best baseline, by what is new about a task of the held-out suite."""
 
 
 def main() -> None:
@@ -47,30 +46,30 @@ def run(options: argparse.Namespace) -> None:
     from lopt.config import load_suite
 
     suites = load_suite(options.suite), load_suite(options.heldout)
-    names = options.tasks or [task.name for task in suites[0].tasks]
-    studies = {name: study(*suites, name, options) for name in names}
+    kinds = options.kinds or sorted({kind_of(task) for task in suites[1].tasks})
+    studies = {kind: study(*suites, kind, options) for kind in kinds}
     record = {
         "command": " ".join(["python", "scripts/finetune_study.py", *sys.argv[1:]]),
         **surroundings(),
         "summary": summary(studies),
-        "tasks": studies,
+        "kinds": studies,
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(record, indent=1) + "\n")
-    for kind, found in record["summary"].items():
+    for news, found in record["summary"].items():
         best = max(found.values())
-        verdict = "reached" if best >= REQUIRED[kind] else "NOT reached"
+        verdict = "reached" if best >= REQUIRED[news] else "NOT reached"
         told = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
-        print(f"{kind}: {told}; {verdict}: {REQUIRED[kind]}")
+        print(f"{news}: {told}; {verdict}: {REQUIRED[news]}")
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", nargs="+", help="of the suite; default: all")
+    parser.add_argument("--kinds", nargs="+", help="of tasks; default: all")
     parser.add_argument("--suite", default="finetune")
     parser.add_argument("--heldout", default="finetune-heldout")
     parser.add_argument(
-        "--nes-steps", type=int, default=100, help="outer steps; 0: no NES"
+        "--nes-steps", type=int, default=40, help="outer steps; 0: no NES"
     )
     parser.add_argument(
         "--pes-steps", type=int, default=800, help="outer steps; 0: no PES"
@@ -80,28 +79,32 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--embedding-size", type=int, default=4)
     parser.add_argument("--baselines", default="sgd,adamw")
-    parser.add_argument("--trials", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=16)
-    parser.add_argument("--tuning-seeds", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--tuning-seeds", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="of meta-training")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs/finetune")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/finetune.json")
     return parser.parse_args()
 
 
-def study(suite, heldout, name: str, options: argparse.Namespace) -> dict:
-    """One network and part of it: meta-training, and the comparison, if not done yet."""
-    where = ("tasks", "folder", "out")
+def kind_of(task) -> str:
+    """Of a held-out task: its name but for what is new about it."""
+    return task.name.rpartition("-")[0]
+
+
+def study(suite, heldout, kind: str, options: argparse.Namespace) -> dict:
+    """One kind of task: meta-training, and the comparison, if not done yet."""
+    where = ("kinds", "folder", "out")
     asked = {k: v for k, v in vars(options).items() if k not in where}
-    done = options.folder / f"{name}.json"
+    done = options.folder / f"{kind}.json"
     if done.is_file():
         found = json.loads(done.read_text())
         if found["options"] == asked:
             return found
-    runs = meta_train_all(suite, name, options)
-    related = [task for task in heldout.tasks if task.name.startswith(f"{name}-")]
-    (task,) = (task for task in suite.tasks if task.name == name)
-    results = compare(replace(suite, tasks=(task, *related)), runs, options)
+    runs = meta_train_all(suite, kind, options)
+    related = tuple(task for task in heldout.tasks if kind_of(task) == kind)
+    results = compare(replace(heldout, tasks=related), runs, options)
     groups = groups_of(options)
     found = {
         "options": asked,
@@ -123,8 +126,8 @@ def study(suite, heldout, name: str, options: argparse.Namespace) -> dict:
     return found
 
 
-def meta_train_all(suite, name: str, options: argparse.Namespace) -> dict:
-    """A run for each estimator, on the one task; those that exist are continued."""
+def meta_train_all(suite, kind: str, options: argparse.Namespace) -> dict:
+    """A run for each estimator, on tasks of one kind; those that exist are continued."""
     import jax
 
     from lopt.cli.progress import TrainingBar
@@ -132,12 +135,12 @@ def meta_train_all(suite, name: str, options: argparse.Namespace) -> dict:
     from lopt.run import meta_train
     from lopt.suites import build_tasks
 
-    (task,) = (task for task in suite.tasks if task.name == name)
-    config = replace(suite, seed=options.seed, tasks=(task,))
-    (built,) = build_tasks(config)
+    tasks = tuple(task for task in suite.tasks if task.name.startswith(kind))
+    config = replace(suite, seed=options.seed, tasks=tasks)
+    first, *_ = build_tasks(config)
     embedding = {
         "embedding_size": options.embedding_size,
-        "num_tensors": len(jax.tree.leaves(built.task.specs)),
+        "num_tensors": len(jax.tree.leaves(first.task.specs)),
     }
     optimizer = suite.optimizer
     optimizer = replace(optimizer, options=optimizer.options | embedding)
@@ -152,8 +155,8 @@ def meta_train_all(suite, name: str, options: argparse.Namespace) -> dict:
             continue
         component = ComponentConfig(name=estimator, options=estimator_options)
         told = {"optimizer": optimizer, "estimator": component, "outer_steps": steps}
-        folder = options.folder / f"{name}-{estimator}-{options.seed}"
-        print(f"{name}: meta-training with {estimator}", file=sys.stderr)
+        folder = options.folder / f"{kind}-{estimator}-{options.seed}"
+        print(f"{kind}: meta-training with {estimator}", file=sys.stderr)
         with TrainingBar() as bar:
             runs[estimator] = meta_train(
                 replace(config, **told), out=folder, resume=True, progress=bar
@@ -235,18 +238,17 @@ def results_of(results) -> dict:
 
 
 def summary(studies: dict) -> dict[str, dict[str, float]]:
-    """Medians over the studies of the speed-up over the best, by kind of task."""
+    """Medians over kinds of tasks of the speed-up over the best, by what is new."""
     values: dict[str, dict[str, list[float]]] = {}
-    for name, found in studies.items():
+    for kind, found in studies.items():
         for estimator, tasks in found["speed_ups"].items():
             for task, groups in tasks.items():
-                kind = task.removeprefix(name).removeprefix("-") or "own"
-                by_estimator = values.setdefault(kind, {})
+                by_estimator = values.setdefault(task.removeprefix(f"{kind}-"), {})
                 speed_up = groups["best"]["speed_up"]
                 by_estimator.setdefault(estimator, []).append(speed_up)
     return {
-        kind: {estimator: float(np.median(x)) for estimator, x in found.items()}
-        for kind, found in values.items()
+        news: {estimator: float(np.median(x)) for estimator, x in found.items()}
+        for news, found in values.items()
     }
 
 
