@@ -50,10 +50,10 @@ def test_a_study_that_is_done_is_not_done_again(monkeypatch, tmp_path):
         raise RuntimeError("meta-trains")
 
     monkeypatch.setattr(finetune_study, "meta_train_all", refuse)
-    suite = SimpleNamespace(tasks=[SimpleNamespace(name="net")])
-    given = options_of(monkeypatch, "--folder", tmp_path, "--tasks", "net")
+    suite = SimpleNamespace(tasks=[SimpleNamespace(name="net-own")])
+    given = options_of(monkeypatch, "--folder", tmp_path, "--kinds", "net")
     asked = {"options": {k: v for k, v in vars(given).items()}}
-    for where in ("tasks", "folder", "out"):
+    for where in ("kinds", "folder", "out"):
         asked["options"].pop(where)
     (tmp_path / "net.json").write_text(json.dumps(asked))
     assert finetune_study.study(suite, suite, "net", given) == asked
@@ -62,15 +62,15 @@ def test_a_study_that_is_done_is_not_done_again(monkeypatch, tmp_path):
         finetune_study.study(suite, suite, "net", others)
 
 
-def test_the_summary_is_over_tasks_of_one_kind():
+def test_the_summary_is_over_kinds_of_tasks():
     def found(**speed_ups):
         tasks = {name: {"best": {"speed_up": x}} for name, x in speed_ups.items()}
         return {"speed_ups": {"nes": tasks}}
 
     summary = finetune_study.summary(
         {
-            "a-whole": found(**{"a-whole": 2.0, "a-whole-data": 1.0}),
-            "a-head": found(**{"a-head": 4.0, "a-head-data": 5.0}),
+            "a-whole": found(**{"a-whole-own": 2.0, "a-whole-data": 1.0}),
+            "a-head": found(**{"a-head-own": 4.0, "a-head-data": 5.0}),
         }
     )
     assert summary == {"own": {"nes": 3.0}, "data": {"nes": 3.0}}
@@ -83,7 +83,8 @@ def test_the_whole_study(monkeypatch, tmp_path, capsys):
     (tmp_path / "suite.toml").write_text(
         TOP + OPTIMIZER + TASK.format(name="net", steps=16, seed=0)
     )
-    heldout = TASK.format(name="net-weights", steps=16, seed=1)
+    heldout = TASK.format(name="net-own", steps=16, seed=0)
+    heldout += TASK.format(name="net-weights", steps=16, seed=1)
     heldout += TASK.format(name="net-longer", steps=80, seed=0)
     (tmp_path / "heldout.toml").write_text(TOP + heldout)
     options = options_of(
@@ -96,7 +97,7 @@ def test_the_whole_study(monkeypatch, tmp_path, capsys):
     finetune_study.run(options)
     told = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in told] == ["own", "weights", "longer"]
-    found = json.loads((tmp_path / "found.json").read_text())["tasks"]["net"]
+    found = json.loads((tmp_path / "found.json").read_text())["kinds"]["net"]
     assert [found["meta_training"][e]["outer_steps"] for e in ("nes", "pes")] == [2, 2]
     config = json.loads((tmp_path / "runs/net-nes-0/config.json").read_text())
     assert config["optimizer"]["num_tensors"] == 2  # of the head

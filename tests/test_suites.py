@@ -43,21 +43,26 @@ def test_released_suites_build(name, monkeypatch, tmp_path):
 
 def test_heldout_tasks_of_finetuning_are_of_the_same_networks():
     seen, heldout = (load_suite(n).tasks for n in ("finetune", "finetune-heldout"))
-    by_name = {task.name: task for task in seen}
-    kinds = {"weights": set(), "data": set(), "longer": set()}
+    news = {"own": set(), "weights": set(), "data": set(), "longer": set()}
     for task in heldout:
-        name, _, kind = task.name.rpartition("-")
-        kinds[kind].add(name)
-        base, start = by_name[name], task.start
+        kind, _, new = task.name.rpartition("-")
+        news[new].add(kind)
+        same = [base for base in seen if base.name.startswith(kind)]
+        start, base = task.start, same[0]
         assert (start.frozen, start.fresh) == (base.start.frozen, base.start.fresh)
         differs = {
             "weights": start.pretrain.seed != base.start.pretrain.seed,
             "data": task.options.get("dataset") != base.options.get("dataset"),
             "longer": task.num_steps == 5 * base.num_steps,
         }
-        assert [kind for kind, is_so in differs.items() if is_so] == [kind]
-        assert {**task.options, "dataset": 0} == {**base.options, "dataset": 0}
-    assert all(names == {*by_name} for names in kinds.values())
+        assert [k for k, is_so in differs.items() if is_so] == [new] * (new != "own")
+        shuffles = {base.options.get("data_seed", 0) for base in same}
+        assert len(shuffles) == len(same)
+        assert (task.options.get("data_seed", 0) in shuffles) == (len(same) == 1)
+        both = {"dataset": 0, "data_seed": 0}
+        assert task.options | both == base.options | both
+    kinds = {"digits-whole", "digits-head", "text-whole", "text-head"}
+    assert all(found == kinds for found in news.values())
 
 
 @pytest.mark.parametrize("suite", ["digits", "digits-varied", "digits-large"])
