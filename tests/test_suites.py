@@ -83,6 +83,15 @@ def test_heldout_tasks_are_not_those_of_meta_training(suite):
     assert max(task.num_steps for task in heldout) > max(t.num_steps for t in seen)
 
 
+def test_optimizers_from_small_are_selected_by_other_tasks_than_they_are_reported_on():
+    def tasks(suite):
+        found = load_suite(suite).tasks
+        return [(task.family, {**task.options, "data_seed": 0}) for task in found]
+
+    others = tasks("small") + tasks("small-heldout")
+    assert not [task for task in tasks("small-selection") if task in others]
+
+
 def test_the_example_of_a_users_task_can_be_learned(key):
     (built,) = build_tasks(load_suite(TASKS / "my_task.py"), trust=True)
     task, adam = built.task, optax.adam(1e-2)
