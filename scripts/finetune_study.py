@@ -44,9 +44,14 @@ def run(options: argparse.Namespace) -> None:
     from bench_work import surroundings
 
     from lopt.config import load_suite
+    from lopt.errors import unknown_name
 
     suites = load_suite(options.suite), load_suite(options.heldout)
-    kinds = options.kinds or sorted({kind_of(task) for task in suites[1].tasks})
+    known = sorted({kind_of(task) for task in suites[1].tasks})
+    kinds = options.kinds or known
+    for kind in kinds:
+        if kind not in known:
+            raise unknown_name("kind of task", kind, known)
     studies = {kind: study(*suites, kind, options) for kind in kinds}
     record = {
         "command": " ".join(["python", "scripts/finetune_study.py", *sys.argv[1:]]),
@@ -56,11 +61,11 @@ def run(options: argparse.Namespace) -> None:
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(record, indent=1) + "\n")
-    for news, found in record["summary"].items():
+    for new, found in record["summary"].items():
         best = max(found.values())
-        verdict = "reached" if best >= REQUIRED[news] else "NOT reached"
+        verdict = "reached" if best >= REQUIRED[new] else "NOT reached"
         told = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
-        print(f"{news}: {told}; {verdict}: {REQUIRED[news]}")
+        print(f"{new}: {told}; {verdict}: {REQUIRED[new]}")
 
 
 def parse() -> argparse.Namespace:
@@ -247,8 +252,8 @@ def summary(studies: dict) -> dict[str, dict[str, float]]:
                 speed_up = groups["best"]["speed_up"]
                 by_estimator.setdefault(estimator, []).append(speed_up)
     return {
-        news: {estimator: float(np.median(x)) for estimator, x in found.items()}
-        for news, found in values.items()
+        new: {estimator: float(np.median(x)) for estimator, x in found.items()}
+        for new, found in values.items()
     }
 
 

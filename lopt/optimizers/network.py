@@ -109,18 +109,11 @@ def apply_network(
                 if narrow
                 else per_element.by_slices(*normalized, _slice_size())
             )
-            made[i] = _with_means(use(outputs))
+            made[i] = use(outputs)
     for pack in _packs(sizes, limit):
         results = apply_packed(layers, [whole[i] for i in pack], eps)
-        made |= ((i, _with_means(use(y))) for i, y in zip(pack, results, strict=True))
-    return [made[i] for i in range(len(channels))]
-
-
-def _with_means(made: PyTree) -> PyTree:
-    """Numbers for `Mean`s of whole tensors."""
-    return jax.tree.map(
-        lambda y: jnp.mean(y.of) if pieces.is_mean(y) else y, made, is_leaf=pieces.is_mean
-    )
+        made |= zip(pack, map(use, results), strict=True)
+    return [pieces.with_means(made[i], size) for i, size in enumerate(sizes)]
 
 
 def change(step_mult: Array | float, exp_mult: float) -> Callable[[list[Array]], Array]:

@@ -136,6 +136,9 @@ def outputs(
       channels: of the tensor.
       use: of outputs [*piece]; makes arrays [*piece], or `Mean`s of such.
       is_narrow: whether the layers are written out, and no products of matrices.
+
+    Returns:
+      What `use` makes of the whole, a `Mean` of the sum of all pieces for each `Mean`.
     """
     whole = channels.whole()
     cut = _cut(whole)
@@ -173,7 +176,7 @@ def outputs(
                 return Mean(cut.add(to.of, i, y.of))
             return jax.lax.dynamic_update_slice_in_dim(to, y, start, cut.axis)
 
-        return jax.tree.map(put, written, use(make(start)), is_leaf=is_mean)
+        return jax.tree.map(put, written, use(make(start)), is_leaf=_is_mean)
 
     def empty(y: jax.ShapeDtypeStruct | Mean) -> Array | Mean:
         if isinstance(y, Mean):
@@ -182,17 +185,18 @@ def outputs(
 
     like = jax.ShapeDtypeStruct(cut.piece, whole[0].dtype)
     made = jax.eval_shape(use, [like] * len(layers[-1][1]))
-    start = jax.tree.map(empty, made, is_leaf=is_mean)
-    written = jax.lax.fori_loop(0, cut.num_pieces, write, start)
+    nothing = jax.tree.map(empty, made, is_leaf=_is_mean)
+    return jax.lax.fori_loop(0, cut.num_pieces, write, nothing)
+
+
+def with_means(made: PyTree, size: int) -> PyTree:
+    """Numbers for the `Mean`s of a tensor of so many elements, or of its pieces' sum."""
     return jax.tree.map(
-        lambda y: y.of.sum() / features.size(cut.shape) if is_mean(y) else y,
-        written,
-        is_leaf=is_mean,
+        lambda y: y.of.sum() / size if _is_mean(y) else y, made, is_leaf=_is_mean
     )
 
 
-def is_mean(x: object) -> bool:
-    """Whether this is a `Mean`."""
+def _is_mean(x: object) -> bool:
     return isinstance(x, Mean)
 
 

@@ -119,6 +119,11 @@ def rnn_mlp(
             "from_mlp": jnp.zeros(from_mlp),
         }
 
+    change = network.change(step_mult, exp_mult)
+
+    def use(outputs):
+        return change(outputs), [Mean(y) for y in outputs[2:]]
+
     def opt_fn(theta, *, specs=None, num_steps=None):
         del num_steps
 
@@ -180,18 +185,11 @@ def rnn_mlp(
             x = tensor_inputs(value, *known, g, p, statistics)
             lstm = recurrent.lstm(theta["lstm"], x, state.lstm)
             to_mlp = recurrent.linear(theta["to_mlp"], lstm.hidden)
-            change = network.change(step_mult, exp_mult)
             made = []
             for i, x in enumerate(p):
                 shared = shared_inputs(state.step, len(p), x, to_mlp[i])
                 seen = channels(g[i], x, statistics[i])
-                made += network.apply_network(
-                    theta["network"],
-                    [seen],
-                    shared,
-                    EPS,
-                    lambda y: (change(y), [Mean(x) for x in y[2:]]),
-                )
+                made += network.apply_network(theta["network"], [seen], shared, EPS, use)
             changes, told = zip(*made, strict=True)
             changes = recurrent.as_tree(changes, params, empty=jnp.zeros_like)
             return network.updates(changes, params, specs), state._replace(
@@ -199,7 +197,7 @@ def rnn_mlp(
                 clipping=clipping,
                 lstm=lstm,
                 from_lstm=recurrent.linear(theta["to_all"], lstm.hidden).mean(0),
-                from_mlp=jnp.stack(list(map(jnp.stack, told))),
+                from_mlp=jnp.stack([jnp.stack(x) for x in told]),
                 statistics=statistics,
             )
 

@@ -227,6 +227,7 @@ def tensor_inputs(
     rows = []
     for p, (m, r, _) in zip(params, moments, strict=True):
         scale = jax.lax.rsqrt(jnp.maximum(1e-9, jnp.mean(p * p)))
+        # Numbers are scaled, not the moments, which would be written to memory.
         axes = tuple(range(1, m.ndim))
         means = m.mean(axes, keepdims=True)
         num_axes = min(sum(n > 1 for n in p.shape), _MOST_AXES + 1)
