@@ -37,12 +37,19 @@ AXES = {
 }
 OVER = {"adamw": ("adamw",), "muon": ("muon",)}
 OPTIONS: dict[str, dict[str, Any]] = {
+    "adafac_mlp": {"step_mult": 0.01},
+    "celo": {"step_mult": 0.01},
+    "celo2": {"learning_rate": 0.01, "schedule": "cosine"},
     "layerwise": {"hidden_sizes": []},
-    "velo": {"hidden_size": 32, "num_networks": 16},
+    "mlp": {"step_mult": 0.01},
+    "rnn_mlp": {"step_mult": 0.01},
+    "velo": {"step_mult": 0.01, "hidden_size": 32, "num_networks": 16},
 }
-"""Of architectures, where their defaults are too large for minutes."""
-SIGMA = {"layerwise": 0.05}
-"""Of the perturbations; 0.01 for the others."""
+"""Of architectures whose defaults are too large for minutes, or step too short."""
+SIGMA = {"layerwise": 0.05, "celo2": 0.05}
+"""Of the perturbations; 0.02 for the others."""
+OUTER_RATE = {"layerwise": 3e-3, "celo2": 5e-3}
+"""Of theta's updates; 0.01 for the others."""
 
 
 def main() -> None:
@@ -127,7 +134,8 @@ def config_of(name: str, form: str, seed: int = 0):
 
     config = load_suite("digits")
     estimator = config.estimator
-    sigma = {"sigma": SIGMA.get(name, 0.01)}
+    sigma = {"sigma": SIGMA.get(name, 0.02)}
+    rate = OUTER_RATE.get(name, 0.01)
     tasks = tuple(
         TaskConfig(
             family="mlp",
@@ -146,6 +154,7 @@ def config_of(name: str, form: str, seed: int = 0):
         outer_steps=100,
         optimizer=ComponentConfig(name=name, options=OPTIONS.get(name, {})),
         estimator=replace(estimator, options=estimator.options | sigma),
+        outer_optimizer=replace(config.outer_optimizer, learning_rate=rate),
         tasks=tasks,
     )
 
