@@ -32,13 +32,21 @@ from lopt.packing import Packing, Stacks, as_matrices, from_matrices
 _product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 """In full float32: an accelerator's default would round L by more than `DAMPING`."""
 
-Direction = Callable[[Stacks, Stacks, Any, Array, Packing], tuple[Stacks, Any]]
-"""`(u, gradients, state, step [], packing) -> (direction, state)`; not negated."""
+Direction = Callable[[Stacks, Any, Array, Packing], Stacks]
+"""`(u, state, step [], packing) -> direction`, not negated; the state is the next one."""
+
+Update = Callable[[Stacks, Stacks, Any, Array, Packing], Any]
+"""`(u, gradients, state, step [], packing) -> state`."""
 
 
 def _no_state(params: Stacks, packing: Packing) -> Any:
     del params, packing
     return ()
+
+
+def _same_state(u: Stacks, grads: Stacks, state: Any, step: Array, packing: Packing):
+    del u, grads, step, packing
+    return state
 
 
 @dataclass(frozen=True)
@@ -47,9 +55,12 @@ class Base:
 
     Attributes:
       momentum: of its own, for when it is by itself: elementwise, from gradients.
-      direction: what it makes of a momentum.
+      direction: what it makes of a momentum; elementwise if it is entrywise, and then of
+        any part of the tensors.
       kind: of the direction.
-      init: from the parameters and their packing to the state of `direction`.
+      init: from the parameters and their packing to the state that `direction` reads:
+        one stack for each of theirs if it is entrywise, or none.
+      update: of that state, by another gradient.
       largest: side of a matrix that it still fits, where it is orthogonalized.
     """
 
@@ -57,6 +68,7 @@ class Base:
     direction: Direction
     kind: Kind
     init: Callable[[Stacks, Packing], Any] = _no_state
+    update: Update = _same_state
     largest: float = math.inf
 
     def applies(self, spec: ParamSpec) -> bool:
@@ -74,8 +86,8 @@ class Base:
     ) -> tuple[Stacks, "BaseState"]:
         """The direction of the rule by itself, and its next state."""
         u, momentum = self.momentum.update(grads, state.momentum)
-        d, rest = self.direction(u, grads, state.direction, step, packing)
-        return d, BaseState(momentum, rest)
+        rest = self.update(u, grads, state.direction, step, packing)
+        return self.direction(u, rest, step, packing), BaseState(momentum, rest)
 
 
 class BaseState(NamedTuple):
@@ -99,13 +111,12 @@ def lion(*, b1: float = 0.9, b2: float = 0.99) -> Base:
 def adam(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Base:
     """u / (√v̂ + eps), v the running mean of g² (Kingma and Ba, Adam, 2015)."""
 
-    def direction(u, grads, v, step, packing):
-        del packing
-        v = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, v, grads)
-        debias = 1 / (1 - b2 ** (step + 1.0))
-        return jax.tree.map(lambda u, v: u / (root(v * debias) + eps), u, v), v
+    def update(u, grads, v, step, packing):
+        del u, step, packing
+        return jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, v, grads)
 
-    return Base(optax.ema(b1, debias=True), direction, "entrywise", _zeros_like)
+    momentum, direction = optax.ema(b1, debias=True), _over_root(b2, eps)
+    return Base(momentum, direction, "entrywise", _zeros_like, update)
 
 
 def adabelief(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Base:
@@ -115,14 +126,14 @@ def adabelief(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Base:
     Else s would be zero at the first step, where an unbiased momentum is the gradient.
     """
 
-    def direction(u, grads, s, step, packing):
+    def update(u, grads, s, step, packing):
         del packing
-        debias, bias = 1 / (1 - b2 ** (step + 1.0)), 1 - b1 ** (step + 1.0)
+        bias = 1 - b1 ** (step + 1.0)
         error = jax.tree.map(lambda u, g: g - bias * u, u, grads)
-        s = jax.tree.map(lambda s, e: b2 * s + (1 - b2) * e * e, s, error)
-        return jax.tree.map(lambda u, s: u / (root(s * debias) + eps), u, s), s
+        return jax.tree.map(lambda s, e: b2 * s + (1 - b2) * e * e, s, error)
 
-    return Base(optax.ema(b1, debias=True), direction, "entrywise", _zeros_like)
+    momentum, direction = optax.ema(b1, debias=True), _over_root(b2, eps)
+    return Base(momentum, direction, "entrywise", _zeros_like, update)
 
 
 def muon(*, decay: float = 0.95) -> Base:
@@ -138,24 +149,30 @@ def shampoo(*, decay: float = 0.9, b2: float = 0.99, largest: int = 4096) -> Bas
     Debiased means in place of sums are of Anil et al., arXiv 2002.09018, 2020.
     """
 
-    def direction(u, grads, state, step, packing):
+    def update(u, grads, state, step, packing):
+        del u, step
+        means = []
+        for g, mean, spec in zip(grads, state, packing.group_specs, strict=True):
+            if mean:
+                g = as_matrices(g, spec)
+                squares = _product(g, g.mT), _product(g.mT, g)
+                mean = jax.tree.map(lambda m, s: b2 * m + (1 - b2) * s, mean, squares)
+            means.append(mean)
+        return tuple(means)
+
+    def direction(u, state, step, packing):
         unbias = 1 / (1 - b2 ** (step + 1.0))
-        out, means = [], []
-        for x, g, mean, spec in zip(u, grads, state, packing.group_specs, strict=True):
+        out = []
+        for x, mean, spec in zip(u, state, packing.group_specs, strict=True):
             if not mean:
                 out.append(jnp.zeros_like(x))
-                means.append(())
                 continue
-            x, g = as_matrices(x, spec), as_matrices(g, spec)
-            squares = _product(g, g.mT), _product(g.mT, g)
-            mean = jax.tree.map(lambda m, s: b2 * m + (1 - b2) * s, mean, squares)
             left, right = mean
-            x = times_inverse_root(unbias * left, x)
+            x = times_inverse_root(unbias * left, as_matrices(x, spec))
             x = times_inverse_root(unbias * right, x.mT).mT
             scale = max(spec.fan_in, spec.fan_out) ** 0.5
             out.append(from_matrices(scale * x, spec))
-            means.append(mean)
-        return tuple(out), tuple(means)
+        return tuple(out)
 
     def init(params: Stacks, packing: Packing) -> tuple[Any, ...]:
         return tuple(
@@ -166,7 +183,7 @@ def shampoo(*, decay: float = 0.9, b2: float = 0.99, largest: int = 4096) -> Bas
         )
 
     momentum = optax.ema(decay, debias=True)
-    base = Base(momentum, direction, "orthogonalized", init, largest)
+    base = Base(momentum, direction, "orthogonalized", init, update, largest)
     return base
 
 
@@ -197,9 +214,20 @@ def _zeros_like(params: Stacks, packing: Packing) -> Stacks:
 def _made_of(function: Callable[[Stacks, Packing], Stacks]) -> Direction:
     """A direction that depends on the momentum alone."""
 
-    def direction(u, grads, state, step, packing):
-        del grads, step
-        return function(u, packing), state
+    def direction(u, state, step, packing):
+        del state, step
+        return function(u, packing)
+
+    return direction
+
+
+def _over_root(b2: float, eps: float) -> Direction:
+    """u / (√v̂ + eps) of a running mean v of decay b2 that starts at zero."""
+
+    def direction(u, state, step, packing):
+        del packing
+        debias = 1 / (1 - b2 ** (step + 1.0))
+        return jax.tree.map(lambda u, v: u / (root(v * debias) + eps), u, state)
 
     return direction
 

@@ -144,7 +144,7 @@ def test_network_equals_its_plain_formula_in_every_order_of_evaluation(
 ):
     """Small and large tensors, narrow and wide networks take different ways."""
     monkeypatch.setattr(network, "_LARGE_PACK", pack_size)
-    monkeypatch.setattr(network, "_IN_PIECES", pack_size)
+    monkeypatch.setattr(pieces, "_LARGE", pack_size)
     monkeypatch.setattr(pieces, "PIECE", slice_size)
     monkeypatch.setattr(network, "_CACHED_SLICE", slice_size)
     monkeypatch.setattr(network, "_LARGE_SLICE", slice_size)
@@ -196,7 +196,7 @@ def test_pieces_do_not_change_the_update(name, monkeypatch):
     params = random_tree(shapes, jax.random.key(0))
     grads = jax.tree.map(jnp.cos, params)
     whole = steps(lopt.opt_fn(theta, num_steps=10), params, grads, num=2)
-    monkeypatch.setattr(network, "_IN_PIECES", 100)
+    monkeypatch.setattr(pieces, "_LARGE", 100)
     monkeypatch.setattr(pieces, "PIECE", 450)  # 9 rows of 40: the last ones overlap
     optimizer, cuts = lopt.opt_fn(theta, num_steps=10), []
     cut = pieces._cut

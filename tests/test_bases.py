@@ -41,6 +41,12 @@ def directions(base, key):
     return found
 
 
+def after_one_gradient(base, u, grads, pack, *, step):
+    """The direction of u where nothing came before the gradients."""
+    state = base.update(u, grads, base.init(u, pack), jnp.asarray(step), pack)
+    return base.direction(u, state, jnp.asarray(step), pack)
+
+
 @pytest.mark.parametrize("name", REFERENCES)
 def test_by_itself_it_equals_optax(name, key):
     reference = REFERENCES[name]()
@@ -105,8 +111,7 @@ def test_shampoo_of_one_gradient_is_orthogonal(shape, rank, key):
     g = jax.random.normal(keys[0], (m, rank)) @ jax.random.normal(keys[1], (rank, n))
     for scale in (1e-12, 1.0, 1e12):
         grads = (scale * g.reshape(1, *shape),)
-        start = base.init(grads, pack)
-        (d,), _ = base.direction(grads, grads, start, jnp.asarray(0), pack)
+        (d,) = after_one_gradient(base, grads, grads, pack, step=0)
         values = np.linalg.svd(np.asarray(d.reshape(m, n)), compute_uv=False)
         values /= max(m, n) ** 0.5
         kept, lost = np.split(values, [min(rank, m, n)])
@@ -131,7 +136,8 @@ def test_shampoo_leaves_what_is_too_large(key):
     base, pack = shampoo(largest=6), packing(mup.infer_specs(params))
     assert [base.applies(spec) for spec in pack.specs] == [False, False, True]
     u = pack.pack(params)
-    d, state = base.direction(u, u, base.init(u, pack), jnp.asarray(0), pack)
+    d = after_one_gradient(base, u, u, pack, step=0)
+    state = base.update(u, u, base.init(u, pack), jnp.asarray(0), pack)
     assert [bool(np.any(x)) for x in d] == [False, False, True]
     assert jax.tree.map(jnp.shape, state) == ((), (), ((1, 6, 6), (1, 4, 4)))
 
@@ -144,9 +150,8 @@ def test_direction_is_of_the_momentum_that_is_given(name, key):
     u, g = pack.pack(params), pack.pack(tree(jax.random.fold_in(key, 1)))
 
     def direction(c_u, c_g):
-        step, scale = jnp.asarray(0), jnp.multiply
-        us, gs = jax.tree.map(lambda x: scale(c_u, x), u), [scale(c_g, x) for x in g]
-        return base.direction(us, tuple(gs), base.init(u, pack), step, pack)[0]
+        us, gs = (jax.tree.map(lambda x, c=c: c * x, t) for c, t in [(c_u, u), (c_g, g)])
+        return after_one_gradient(base, us, gs, pack, step=0)
 
     forth, back, nowhere = direction(1, 1), direction(-1, -1), direction(0, 1)
     for a, b, zero in zip(forth, back, nowhere, strict=True):
@@ -158,10 +163,9 @@ def test_direction_is_of_the_momentum_that_is_given(name, key):
 def test_belief_is_in_what_was_foreseen(key):
     """A gradient that is the momentum's moves further than one that is its opposite."""
     base, u = BASES["adabelief"](), (jax.random.normal(key, (1, 4)),)
-    pack, step = packing(mup.infer_specs({"b": u[0][0]})), jnp.asarray(30)
-    state = base.init(u, pack)
-    (near,), _ = base.direction(u, u, state, step, pack)
-    (far,), _ = base.direction(u, (-u[0],), state, step, pack)
+    pack = packing(mup.infer_specs({"b": u[0][0]}))
+    (near,) = after_one_gradient(base, u, u, pack, step=30)
+    (far,) = after_one_gradient(base, u, (-u[0],), pack, step=30)
     bias = 1 - 0.9**31
     np.testing.assert_allclose(near / far, (1 + bias) / (1 - bias), rtol=1e-3)
 

@@ -179,6 +179,8 @@ def second_direction(make_base, grads):
         g = pack.pack(grad)
         momenta = mixing.update_momenta(decays, g, momenta)
         weights = mixing.weights(decays, jnp.asarray(step))
-        u = mixing.blend(pack, shares, g, momenta, weights)
-        direction, state = base.direction(u, g, state, jnp.asarray(step), pack)
+        blends = mixing.blend(pack, shares, g, momenta, weights)
+        u = tuple(blend.momentum() for blend in blends)
+        state = base.update(u, g, state, jnp.asarray(step), pack)
+        direction = base.direction(u, state, jnp.asarray(step), pack)
     return direction[0][0]

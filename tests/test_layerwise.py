@@ -12,7 +12,7 @@ from trees import TREES, perturbed_theta, random_tree, run
 from lopt import mup, packing
 from lopt.bases import orthogonalize
 from lopt.errors import ConfigError
-from lopt.optimizers import policy
+from lopt.optimizers import pieces, policy
 from lopt.optimizers.layerwise import layerwise
 
 
@@ -163,3 +163,27 @@ def test_updates_do_not_depend_on_the_scale_of_loss_and_gradient(key):
         ends.append(p)
     for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("momenta", [(0.9,), (0.5, 0.9)])
+@pytest.mark.parametrize("base", ["adam", "adabelief", "lion", "sgd"])
+def test_measuring_in_pieces_does_not_change_the_update(base, momenta, key, monkeypatch):
+    """Of large tensors alone, the last piece overlapping; two small ones are a stack."""
+    prior = {"prior_logits": {}, "prior_blend": [0.3, *[0.4] * len(momenta)]}
+    lopt = layerwise(bases=(base,), momenta=momenta, **prior)
+    theta = perturbed_theta(lopt, key)
+    shapes = {"matrix": (40, 50), "vector": (700,), "a": (3, 4), "b": (3, 4)}
+    params = random_tree(shapes, key)
+    whole = run(lopt.opt_fn(theta, num_steps=10), params, key)
+    monkeypatch.setattr(pieces, "_LARGE", 100)
+    monkeypatch.setattr(pieces, "PIECE", 450)
+    measured, measure = [], pieces.mean_square
+    monkeypatch.setattr(
+        pieces,
+        "mean_square",
+        lambda make, seen, shape: measured.append(shape) or measure(make, seen, shape),
+    )
+    in_pieces = run(lopt.opt_fn(theta, num_steps=10), params, key)
+    assert measured == [(40, 50), (700,)]
+    for name in shapes:
+        np.testing.assert_allclose(in_pieces[name], whole[name], rtol=1e-4, atol=1e-6)

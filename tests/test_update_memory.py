@@ -12,7 +12,7 @@ from lopt.optimizers import OPTIMIZERS
 SIDE = 300
 CASES = {
     "layerwise": ({}, 20),
-    "layerwise, adam alone": ({"bases": ("adam",)}, 5),
+    "layerwise, adam alone": ({"bases": ("adam",)}, 3),
     "adafac_mlp": ({}, 20),
     "mup_adafac": ({}, 64),
     "celo2": ({"orthogonalize": False}, 20),

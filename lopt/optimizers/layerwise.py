@@ -245,15 +245,24 @@ def _transformation(
         averages = inputs.update_averages(state.averages, now, step)
         total = jnp.asarray(num_steps, jnp.float32)
         decision = decide(theta, combination, pack, averages, step, total)
-        u = mixing.blend(pack, decision.blend, g, momenta, weights)
-        directions, states = [], []
-        for base, base_state in zip(table, state.bases, strict=True):
-            direction, base_state = base.direction(u, g, base_state, step, pack)
-            directions.append(direction)
-            states.append(base_state)
-        update = mixing.update(pack, decision, table, directions, p)
+        blends = mixing.blend(pack, decision.blend, g, momenta, weights)
+        u = tuple(blend.momentum() for blend in blends)
+        bases = tuple(
+            base.update(u, g, its_state, step, pack)
+            for base, its_state in zip(table, state.bases, strict=True)
+        )
+        directions, sizes = [], []
+        for base, its_state in zip(table, bases, strict=True):
+            d = base.direction(u, its_state, step, pack)
+            directions.append(d)
+            sizes.append(
+                mixing.rms(pack, base, blends, its_state, step, d)
+                if base.kind == "entrywise"
+                else 1.0
+            )
+        update = mixing.update(pack, decision, table, directions, sizes, p)
         updates = pack.unpack(update, params)
-        return updates, LayerwiseState(step + 1, momenta, tuple(states), averages)
+        return updates, LayerwiseState(step + 1, momenta, bases, averages)
 
     update: Any = update_fn  # optax's type does not know this state
     return optax.GradientTransformationExtraArgs(init_fn, update)

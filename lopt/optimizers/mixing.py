@@ -4,12 +4,15 @@ Everything works on stacks [G, *shape] of tensors and on numbers for each tensor
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from lopt import mup
 from lopt.base import Array
 from lopt.bases import Base
+from lopt.numerics import root
+from lopt.optimizers import pieces
 from lopt.optimizers.inputs import EPS
 from lopt.optimizers.policy import Policy
 from lopt.packing import Packing, Stacks
@@ -43,15 +46,55 @@ def weights(decays: Array, step: Array) -> Array:
     return 1 - decays ** (step + 1.0)
 
 
+class Blend(NamedTuple):
+    """u = α_0 g + Σ_i α_i m_i / w_i of a stack, as what it is made of."""
+
+    gradient_share: Array  # α_0, shape=[G, 1, ...]
+    shares: Array  # α_i / w_i, shape=[G, M, 1, ...]
+    grads: Array  # shape=[G, *shape]
+    momenta: Array  # shape=[G, M, *shape]
+
+    def momentum(self) -> Array:
+        """u [G, *shape]."""
+        mixed = jnp.sum(self.shares * self.momenta, axis=1)
+        return self.gradient_share * self.grads + mixed
+
+
 def blend(
     pack: Packing, shares: Array, grads: Stacks, momenta: Stacks, weights: Array
-) -> Stacks:
-    """u = α_0 g + Σ_i α_i m_i / w_i, for shares α [L, 1 + M] and weights w [M]."""
+) -> list[Blend]:
+    """Of each stack, for shares α [L, 1 + M] and weights w [M]."""
     gamma, alpha = pack.spread(shares[:, 0]), pack.spread(shares[:, 1:] / weights[None])
-    return tuple(
-        c * g + jnp.sum(a * m, axis=1)
-        for c, g, a, m in zip(gamma, grads, alpha, momenta, strict=True)
-    )
+    return [Blend(*of) for of in zip(gamma, alpha, grads, momenta, strict=True)]
+
+
+def rms(
+    pack: Packing,
+    base: Base,
+    blends: Sequence[Blend],
+    state: Sequence[Array],
+    step: Array,
+    direction: Stacks,
+) -> Array:
+    """RMS of each tensor's entrywise direction, [L].
+
+    A large one is made once more, piece by piece, to be measured: what is measured and
+    then used is written to memory.
+    """
+
+    def mean_square(i: int, d: Array) -> Array:
+        if len(d) > 1 or not pieces.are_used(d.size):
+            return jnp.sum(d * d, axis=range(1, d.ndim)) / max(d[0].size, 1)
+
+        def of(g: Array, m: Array, *state: Array) -> Array:
+            u = blends[i]._replace(grads=g, momenta=m[None]).momentum()
+            return base.direction((u,), state, step, pack)[0][0]
+
+        _, _, g, m = blends[i]
+        return pieces.mean_square(of, (g, m[0], *state[i : i + 1]), d.shape[1:])[None]
+
+    squares = [mean_square(i, d) for i, d in enumerate(direction)]
+    return root(jnp.concatenate(squares))
 
 
 def update(
@@ -59,20 +102,19 @@ def update(
     decision: Policy,
     table: Sequence[Base],
     directions: Sequence[Stacks],
+    sizes: Sequence[Array | float],
     params: Stacks,
 ) -> Stacks:
-    """−λ (Σ_k μ_k s_k d_k + ω φ).
+    """−λ (Σ_k μ_k s_k d_k / r_k + ω φ).
 
-    s is muP's multiplier, over the direction's RMS if it is entrywise: one that is
-    orthogonalized has unit RMS by its construction.
+    Of directions d, their sizes r [L] and muP's multipliers s. The size of one that is
+    entrywise is its RMS; one that is orthogonalized has unit RMS by its construction.
     """
     decay = pack.spread(-decision.step_size * decision.weight_decay)
     sums = [_one(w) * _one(p) for w, p in zip(decay, params, strict=True)]
     for k, (base, direction) in enumerate(zip(table, directions, strict=True)):
         multipliers = [mup.update_multiplier(spec, base.kind) for spec in pack.specs]
-        scale = jnp.asarray(multipliers, jnp.float32)
-        if base.kind == "entrywise":
-            scale = scale / (pack.rms(direction) + EPS)
+        scale = jnp.asarray(multipliers, jnp.float32) / (sizes[k] + EPS)
         factor = pack.spread(-decision.step_size * decision.mixture[:, k] * scale)
         sums = [x + _one(f * d) for x, f, d in zip(sums, factor, direction, strict=True)]
     return tuple(x.reshape(p.shape) for x, p in zip(sums, params, strict=True))

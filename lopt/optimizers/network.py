@@ -38,8 +38,6 @@ _NARROW = 8
 # columns, which a wide network's products would meet in two dimensions.
 _SMALL_PACK = 1024
 _LARGE_PACK = 2**16
-# On a CPU, larger tensors are met in pieces.
-_IN_PIECES = 2**16
 # Elements of a slice. On a CPU they are few, so that the activations of several runs side
 # by side fit into the cache.
 _CACHED_SLICE = 608
@@ -95,7 +93,7 @@ def apply_network(
     sizes = [features.size(per_element.shape_of(c)) for c in whole]
     made = {}
     for i, size in enumerate(sizes):
-        if on_cpu and size > _IN_PIECES:
+        if pieces.are_used(size):
             scales = jax.lax.rsqrt(eps + pieces.mean_squares(channels[i]))
             scaled = _scaled(layers, scales)
             made[i] = pieces.outputs(scaled, channels[i], use, is_narrow=narrow)

@@ -21,6 +21,9 @@ from lopt.optimizers.per_element import Layers
 PIECE = 2**14
 """Elements of a piece, of which some twenty arrays fit into the cache."""
 
+_LARGE = 2**16
+"""Larger tensors are met in pieces."""
+
 
 class Channels(NamedTuple):
     """The channels of one tensor [*s], and what they are made of.
@@ -43,10 +46,9 @@ class Mean(NamedTuple):
 
 
 class _Cut(NamedTuple):
-    """The channels of a tensor, told apart, and how it is cut."""
+    """How a tensor is cut."""
 
     shape: tuple[int, ...]
-    own: dict[int, int]  # how many rows have those channels that are no rows or columns
     axis: int
     width: int
 
@@ -91,31 +93,52 @@ class _Cut(NamedTuple):
             return x
         return jax.lax.dynamic_slice_in_dim(x, start, self.width, self.axis + 1)
 
-    def own_rows(self, channels: Channels, start: Array) -> list[Array]:
+    def own_rows(
+        self, channels: Channels, own: dict[int, int], start: Array
+    ) -> list[Array]:
         """The piece of every own channel: [*piece] each."""
         made = [
             channels.make(*(self.row(x, d, start) for x in channels.seen))
-            for d in range(max(self.own.values()))
+            for d in range(max(own.values()))
         ]
-        return [made[d][i][0] for i, n in self.own.items() for d in range(n)]
+        return [made[d][i][0] for i, n in own.items() for d in range(n)]
+
+
+def are_used(size: int) -> bool:
+    """Whether a tensor of so many elements is met in pieces: a large one, on a CPU."""
+    return size > _LARGE and jax.default_backend() == "cpu"
+
+
+def mean_square(
+    make: Callable[..., Array], seen: Sequence[Array], shape: tuple[int, ...]
+) -> Array:
+    """The mean square of what `make` makes of arrays [c, *s] elementwise, [*s]: []."""
+    cut = _cut(shape)
+
+    def add(i: Array, total: Array) -> Array:
+        x = make(*(cut.part(array, cut.start(i)) for array in seen))
+        return cut.add(total, i, x * x)
+
+    total = jax.lax.fori_loop(0, cut.num_pieces, add, jnp.zeros(cut.piece, seen[0].dtype))
+    return total.sum() / features.size(shape)
 
 
 def mean_squares(channels: Channels) -> Array:
     """Of every channel: [sum of c]."""
     whole = channels.whole()
-    cut = _cut(whole)
+    own, cut = _own(whole), _cut(per_element.shape_of(whole))
 
     def add(i: Array, sums: list[Array]) -> list[Array]:
-        rows = cut.own_rows(channels, cut.start(i))
+        rows = cut.own_rows(channels, own, cut.start(i))
         return [
             cut.add(total, i, row * row) for total, row in zip(sums, rows, strict=True)
         ]
 
-    empty = [jnp.zeros(cut.piece, whole[0].dtype)] * sum(cut.own.values())
+    empty = [jnp.zeros(cut.piece, whole[0].dtype)] * sum(own.values())
     sums = iter(jax.lax.fori_loop(0, cut.num_pieces, add, empty))
     means = [
         jnp.stack([next(sums).sum() for _ in c]) / features.size(cut.shape)
-        if i in cut.own
+        if i in own
         else jnp.mean(c * c, axis=range(1, c.ndim))
         for i, c in enumerate(whole)
     ]
@@ -141,11 +164,11 @@ def outputs(
       What `use` makes of the whole, a `Mean` of the sum of all pieces for each `Mean`.
     """
     whole = channels.whole()
-    cut = _cut(whole)
+    own, cut = _own(whole), _cut(per_element.shape_of(whole))
     (w, b), *later = layers
     pairs = per_element.with_columns(w, whole)
-    columns = jnp.concatenate([pairs[i][0] for i in cut.own], axis=1)
-    edges = [pair for i, pair in enumerate(pairs) if i not in cut.own]
+    columns = jnp.concatenate([pairs[i][0] for i in own], axis=1)
+    edges = [pair for i, pair in enumerate(pairs) if i not in own]
     projected = [
         jnp.tensordot(columns, jnp.concatenate(group), axes=1)
         for columns, group in per_element.by_shape(edges).values()
@@ -155,18 +178,29 @@ def outputs(
         biases = [
             sum((cut.row(x, j, start)[0] for x in projected), b[j]) for j in range(len(b))
         ]
-        x = per_element.sums((columns, biases), cut.own_rows(channels, start))
+        x = per_element.sums((columns, biases), cut.own_rows(channels, own, start))
         for layer in later:
             x = per_element.sums(layer, [jax.nn.relu(row) for row in x])
         return x
 
     def by_products(start: Array) -> list[Array]:
-        rows = jnp.stack(cut.own_rows(channels, start))
+        rows = jnp.stack(cut.own_rows(channels, own, start))
         parts = (cut.part(x, start) for x in projected)
         x = sum(parts, jnp.tensordot(columns, rows, axes=1) + features.along(b, rows))
         return list(per_element.later_products(later, x))
 
-    make = written_out if is_narrow else by_products
+    network = written_out if is_narrow else by_products
+    like = jax.ShapeDtypeStruct(cut.piece, whole[0].dtype)
+    made = jax.eval_shape(use, [like] * len(layers[-1][1]))
+
+    def make(start: Array) -> PyTree:
+        # Always so. XLA has threads share an operation only where its result is not
+        # written to its place at once, and that of a branch is not.
+        return jax.lax.cond(
+            start >= 0,
+            lambda: use(network(start)),
+            lambda: jax.tree.map(lambda y: jnp.zeros(y.shape, y.dtype), made),
+        )
 
     def write(i: Array, written: PyTree) -> PyTree:
         start = cut.start(i)
@@ -176,15 +210,14 @@ def outputs(
                 return Mean(cut.add(to.of, i, y.of))
             return jax.lax.dynamic_update_slice_in_dim(to, y, start, cut.axis)
 
-        return jax.tree.map(put, written, use(make(start)), is_leaf=_is_mean)
+        return jax.tree.map(put, written, make(start), is_leaf=_is_mean)
 
     def empty(y: jax.ShapeDtypeStruct | Mean) -> Array | Mean:
         if isinstance(y, Mean):
             return Mean(jnp.zeros(cut.piece, y.of.dtype))
-        return jnp.zeros(cut.shape, y.dtype)
+        # Zeros would be shared with other tensors, and copied for each.
+        return jnp.full(cut.shape, w[0, 0], y.dtype)
 
-    like = jax.ShapeDtypeStruct(cut.piece, whole[0].dtype)
-    made = jax.eval_shape(use, [like] * len(layers[-1][1]))
     nothing = jax.tree.map(empty, made, is_leaf=_is_mean)
     return jax.lax.fori_loop(0, cut.num_pieces, write, nothing)
 
@@ -200,12 +233,16 @@ def _is_mean(x: object) -> bool:
     return isinstance(x, Mean)
 
 
-def _cut(channels: Sequence[Array]) -> _Cut:
-    """The axis that is cut is the first along which pieces can be small enough."""
+def _own(channels: Sequence[Array]) -> dict[int, int]:
+    """How many rows have those channels that are no rows or columns of the tensor."""
     shape = per_element.shape_of(channels)
-    own = {i: len(c) for i, c in enumerate(channels) if c.shape[1:] == shape}
+    return {i: len(c) for i, c in enumerate(channels) if c.shape[1:] == shape}
+
+
+def _cut(shape: tuple[int, ...]) -> _Cut:
+    """The axis that is cut is the first along which pieces can be small enough."""
     size = features.size(shape)
     fit = (axis for axis, n in enumerate(shape) if size // n <= PIECE)
     axis = next(fit, max(range(len(shape)), key=shape.__getitem__))
     width = max(1, min(PIECE * shape[axis] // size, shape[axis]))
-    return _Cut(shape, own, axis, width)
+    return _Cut(shape, axis, width)
