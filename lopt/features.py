@@ -122,20 +122,25 @@ def init_factored_moment(p: Array, num: int) -> FactoredMoment | FullMoment:
 
 
 def update_factored_moment(
-    v: FactoredMoment | FullMoment, g: Array, decays: Array
+    v: FactoredMoment | FullMoment, g: Array, decays: Array, *, clip: float = math.inf
 ) -> FactoredMoment | FullMoment:
-    """Moves R and C towards the means of s = g² + 1e-30 over axes d0 and d1.
+    """Moves R and C towards the means of s = min(|g|, clip)² + 1e-30 over axes d0 and d1.
 
     R ← d R + (1 - d) mean_{d0}(s), C ← d C + (1 - d) mean_{d1}(s), d clipped to [0, 1];
     where the tensor is not factored, V ← d V + (1 - d) s.
     """
     decays = jnp.clip(decays, 0.0, 1.0)
     if isinstance(v, FullMoment):
-        return FullMoment(update_momenta(v.full, g * g + 1e-30, decays))
-    # Added to means: on a CPU, a sum of products is made without the products in memory.
-    row, col = (
-        jnp.mean(g * g, axis, keepdims=True) + 1e-30 for axis in reversed(_axes(g))
-    )
+        squares = jnp.square(jnp.clip(g, -clip, clip)) + 1e-30
+        return FullMoment(update_momenta(v.full, squares, decays))
+    # On a CPU, a sum of squares is made without these in memory, unless something else is
+    # made of them: so either sum has its own, and 1e-30 is added later.
+    d1, d0 = _axes(g)
+    for_row, for_col = jnp.abs(g * jnp.abs(g)), jnp.maximum(g, -g) ** 2
+    if clip < math.inf:
+        for_row, for_col = (jnp.minimum(x, clip**2) for x in (for_row, for_col))
+    row = jnp.mean(for_row, d0, keepdims=True) + 1e-30
+    col = jnp.mean(for_col, d1, keepdims=True) + 1e-30
     return FactoredMoment(
         update_momenta(v.row, row, decays), update_momenta(v.col, col, decays)
     )

@@ -229,18 +229,13 @@ def _updated(
         b1, b2, _ = ADAM
         mu = b1 * moments.mu + (1 - b1) * g
         return AdamMoments(mu, b2 * moments.nu + (1 - b2) * g * g)
-    return updated_moments(moments, _clip(g), decays)
+    return updated_moments(moments, g, decays, clip=CLIP)
 
 
 def _clipped(channels: Channels) -> Channels:
     """Of the clipped gradient, which is clipped where it is read: it is no array."""
     make = channels.make
-    return channels._replace(make=lambda g, *x: make(_clip(g), *x))
-
-
-def _clip(g: Array) -> Array:
-    """`clip` of XLA itself would be written to memory where its squares are summed."""
-    return jnp.sign(g) * jnp.minimum(jnp.abs(g), CLIP)
+    return channels._replace(make=lambda g, *x: make(jnp.clip(g, -CLIP, CLIP), *x))
 
 
 def _adam(moments: AdamMoments, step: Array, *, is_corrected: bool) -> Array:

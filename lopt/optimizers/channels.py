@@ -5,6 +5,7 @@ References:
   2211.09760, whose choice of statistics the later two kept.
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -38,13 +39,16 @@ def init_moments(p: Array, decays: Decays) -> Moments:
     )
 
 
-def updated_moments(moments: Moments, g: Array, decays: Decays) -> Moments:
-    """The moments with another gradient."""
+def updated_moments(
+    moments: Moments, g: Array, decays: Decays, *, clip: float = math.inf
+) -> Moments:
+    """The moments with another gradient, clipped to ±clip."""
     d_m, d_r, d_v = decays
+    clipped = jnp.clip(g, -clip, clip) if clip < math.inf else g
     return Moments(
-        features.update_momenta(moments.momenta, g, d_m),
-        features.update_second_moments(moments.second_moments, g, d_r),
-        features.update_factored_moment(moments.factored, g, d_v),
+        features.update_momenta(moments.momenta, clipped, d_m),
+        features.update_second_moments(moments.second_moments, clipped, d_r),
+        features.update_factored_moment(moments.factored, g, d_v, clip=clip),
     )
 
 

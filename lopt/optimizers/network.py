@@ -92,11 +92,15 @@ def apply_network(
     apply_packed = _narrow_pack if narrow else _wide_pack
     sizes = [features.size(per_element.shape_of(c)) for c in whole]
     made = {}
+    before = None
     for i, size in enumerate(sizes):
         if pieces.are_used(size):
             scales = jax.lax.rsqrt(eps + pieces.mean_squares(channels[i]))
+            if before is not None:
+                scales = pieces.after(before, scales)
             scaled = _scaled(layers, scales)
             made[i] = pieces.outputs(scaled, channels[i], use, is_narrow=narrow)
+            before = made[i]
         elif size > limit:
             # What is as large as the tensor would be copied beside its neighbors.
             own = per_element.shape_of(whole[i])

@@ -215,11 +215,23 @@ def outputs(
     def empty(y: jax.ShapeDtypeStruct | Mean) -> Array | Mean:
         if isinstance(y, Mean):
             return Mean(jnp.zeros(cut.piece, y.of.dtype))
-        # Zeros would be shared with other tensors, and copied for each.
-        return jnp.full(cut.shape, w[0, 0], y.dtype)
+        # Not zeros, which would be there from the beginning, and copied for each tensor.
+        late = [*projected, columns][0].reshape(-1)[0]
+        return jnp.full(cut.shape, late, y.dtype)
 
     nothing = jax.tree.map(empty, made, is_leaf=_is_mean)
     return jax.lax.fori_loop(0, cut.num_pieces, write, nothing)
+
+
+def after(made: PyTree, x: Array) -> Array:
+    """`x`, but not before something else is made: on a CPU, XLA drops barriers.
+
+    So the outputs of one large tensor are used before those of the next are made. Else
+    all would be in memory at once, which above 32 MB is fetched anew from the system in
+    every call: that takes longer than the network.
+    """
+    number = jax.tree.leaves(made)[0].reshape(-1)[-1]
+    return x + 0.0 * jnp.where(jnp.isfinite(number), number, 0.0)
 
 
 def with_means(made: PyTree, size: int) -> PyTree:
