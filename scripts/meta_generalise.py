@@ -4,12 +4,13 @@
     python scripts/meta_generalise.py --optimizer mlp --minutes 1 --axis width=128
 
 Each architecture is meta-trained twice on MLPs of widths up to 64, depths up to 3 and
-runs up to 500 steps, for as many outer steps as fit into the minutes: in muP form with
-multipliers, and plain without. Both are then tested where one property at a time is
-larger, in their own form, against AdamW and Muon tuned for that cell, as by
-scripts/generalise.py. Speed-ups and losses go into benchmarks/meta_generalise.json, the
-speed-ups into the heat maps of meta_generalise-mup.png and meta_generalise-plain.png, and
-the runs into runs/meta_generalise. Both stages go on where they were stopped.
+runs up to 500 steps: in muP form with multipliers, and plain without, for as many outer
+steps as fit into the minutes, or as the JSON says that did. Both are then tested where
+one property at a time is larger, in their own form, against AdamW and Muon tuned for
+that cell, as by scripts/generalise.py. Speed-ups and losses go into
+benchmarks/meta_generalise.json, the speed-ups into the heat maps of meta_generalise-
+mup.png and meta_generalise-plain.png, and the runs into runs/meta_generalise. Both
+stages go on where they were stopped.
 
 With all 12 architectures, 10 minutes each and the whole grid it takes many hours: on two
 cores a run of 5000 steps at width 1024 alone is half an hour. It has not been run in
@@ -17,6 +18,7 @@ full yet.
 """
 
 import argparse
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -172,14 +174,22 @@ def trained(name: str, form: str, options: argparse.Namespace):
         config = rundir.read_config(folder)
     else:
         config = config_of(name, form)
-        cost = training_cost(config)
-        steps = fitting(options.minutes * 60, cost.seconds / config.outer_steps)
+        steps = steps_before(options.out).get(f"{name} {form}")
+        if steps is None:
+            cost = training_cost(config)
+            steps = fitting(options.minutes * 60, cost.seconds / config.outer_steps)
         config = replace(config, outer_steps=steps)
     metrics = rundir.read_metrics(folder) if rundir.is_run(folder) else []
     if not metrics or metrics[-1]["step"] < config.outer_steps:
         with TrainingBar() as bar:
             meta_train(config, out=folder, resume=True, progress=bar)
     return read(folder)
+
+
+def steps_before(out: Path) -> dict[str, int]:
+    """The outer steps of each run, as far as they were written down."""
+    path = out.with_suffix(".json")
+    return json.loads(path.read_text())["outer_steps"] if path.is_file() else {}
 
 
 def fitting(seconds: float, each: float) -> int:

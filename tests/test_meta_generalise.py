@@ -65,7 +65,7 @@ def test_an_architecture_is_trained_once(tmp_path, monkeypatch):
     monkeypatch.setattr(meta_generalise, "config_of", lambda name, form: quick)
     cost = SimpleNamespace(seconds=4.0 * 20)  # of its four outer steps
     monkeypatch.setattr("lopt.costs.training_cost", lambda config: cost)
-    options = SimpleNamespace(runs=tmp_path, minutes=1.0)
+    options = SimpleNamespace(runs=tmp_path, minutes=1.0, out=tmp_path / "g")
     first = meta_generalise.trained("learnable_sgd", "mup", options)
     folder = tmp_path / "learnable_sgd-mup"
     assert first.header.card["outer_steps"] == 60 / 20
@@ -82,6 +82,15 @@ def test_an_architecture_is_trained_once(tmp_path, monkeypatch):
     metrics.write_text("\n".join(metrics.read_text().splitlines()[:-1]) + "\n")
     with pytest.raises(AssertionError, match="trains"):
         meta_generalise.trained("learnable_sgd", "mup", options)
+
+
+def test_a_run_that_is_lost_is_made_again_from_what_was_written(tmp_path, monkeypatch):
+    quick = load_suite("quick", ["optimizer.name=learnable_sgd"])
+    monkeypatch.setattr(meta_generalise, "config_of", lambda name, form: quick)
+    (tmp_path / "g.json").write_text('{"outer_steps": {"learnable_sgd mup": 2}}')
+    options = SimpleNamespace(runs=tmp_path / "runs", minutes=1.0, out=tmp_path / "g")
+    found = meta_generalise.trained("learnable_sgd", "mup", options)
+    assert found.header.card["outer_steps"] == 2
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
