@@ -208,6 +208,21 @@ def test_pieces_do_not_change_the_update(name, monkeypatch):
             np.testing.assert_allclose(ours[leaf], theirs[leaf], rtol=2e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_broken_tensor_breaks_no_other(value, monkeypatch):
+    """Large ones wait for each other, and share nothing."""
+    monkeypatch.setattr(pieces, "_LARGE", 100)
+    lopt = ARCHITECTURES["adafac_mlp"]()
+    theta = jax.tree.map(lambda x: x + 0.1, lopt.init(jax.random.key(0)))
+    params = random_tree({"a": (40, 50), "b": (40, 50)}, jax.random.key(0))
+    grads = jax.tree.map(jnp.cos, params)
+    broken = grads | {"a": jnp.full((40, 50), value)}
+    optimizer = lopt.opt_fn(theta, num_steps=10)
+    whole, part = (steps(optimizer, params, g, num=1)[-1] for g in (grads, broken))
+    assert not np.any(np.isfinite(part["a"])) and np.all(np.isfinite(part["b"]))
+    np.testing.assert_array_equal(part["b"], whole["b"])
+
+
 @pytest.mark.parametrize(
     ("factory", "options", "message"),
     [
