@@ -41,13 +41,19 @@ OVER = {"adamw": ("adamw",), "muon": ("muon",)}
 OPTIONS: dict[str, dict[str, Any]] = {
     "adafac_mlp": {"step_mult": 0.01},
     "celo": {"step_mult": 0.01},
-    "celo2": {"learning_rate": 0.01, "schedule": "cosine"},
+    "celo2": {"learning_rate": 0.01},
     "layerwise": {"hidden_sizes": []},
+    "learnable_adam": {"learning_rate": 0.005},
+    "learnable_sgd": {"learning_rate": 0.1},
+    "learnable_sgdm": {"learning_rate": 0.03},
     "mlp": {"step_mult": 0.01},
+    "nn_adam": {"learning_rate": 0.005},
     "rnn_mlp": {"step_mult": 0.01},
     "velo": {"step_mult": 0.01, "hidden_size": 32, "num_networks": 16},
 }
 """Of architectures whose defaults are too large for minutes, or step too short."""
+SCHEDULED = str(ROOT / "tasks/scheduled.py:scheduled")
+"""A cosine and a learned weight decay around all but `layerwise`, which has its own."""
 SIGMA = {"layerwise": 0.05, "celo2": 0.05}
 """Of the perturbations; 0.02 for the others."""
 OUTER_RATE = {"layerwise": 3e-3, "celo2": 5e-3}
@@ -138,6 +144,12 @@ def config_of(name: str, form: str, seed: int = 0):
     estimator = config.estimator
     sigma = {"sigma": SIGMA.get(name, 0.02)}
     rate = OUTER_RATE.get(name, 0.01)
+    options = OPTIONS.get(name, {})
+    optimizer = (
+        ComponentConfig(name=name, options=options)
+        if name == "layerwise"
+        else ComponentConfig(name=SCHEDULED, options={"architecture": name} | options)
+    )
     tasks = tuple(
         TaskConfig(
             family="mlp",
@@ -154,7 +166,7 @@ def config_of(name: str, form: str, seed: int = 0):
         suite="meta_generalise",
         seed=seed,
         outer_steps=100,
-        optimizer=ComponentConfig(name=name, options=OPTIONS.get(name, {})),
+        optimizer=optimizer,
         estimator=replace(estimator, options=estimator.options | sigma),
         outer_optimizer=replace(config.outer_optimizer, learning_rate=rate),
         tasks=tasks,
@@ -176,14 +188,14 @@ def trained(name: str, form: str, options: argparse.Namespace):
         config = config_of(name, form)
         steps = steps_before(options.out).get(f"{name} {form}")
         if steps is None:
-            cost = training_cost(config)
+            cost = training_cost(config, trust=True)
             steps = fitting(options.minutes * 60, cost.seconds / config.outer_steps)
         config = replace(config, outer_steps=steps)
     metrics = rundir.read_metrics(folder) if rundir.is_run(folder) else []
     if not metrics or metrics[-1]["step"] < config.outer_steps:
         with TrainingBar() as bar:
-            meta_train(config, out=folder, resume=True, progress=bar)
-    return read(folder)
+            meta_train(config, out=folder, resume=True, trust=True, progress=bar)
+    return read(folder, trust=True)
 
 
 def steps_before(out: Path) -> dict[str, int]:
