@@ -37,7 +37,9 @@ def test_every_cell_has_both_forms_and_differs_in_one_property():
 @pytest.mark.parametrize("form", meta_generalise.FORMS)
 def test_training_is_small_and_in_one_form(name, form):
     config = meta_generalise.config_of(name, form)
-    assert config.optimizer.name == name
+    optimizer = config.optimizer
+    assert name in (optimizer.name, optimizer.options.get("architecture"))
+    assert (name == "layerwise") == (optimizer.name == name)
     for task in config.tasks:
         assert task.max_steps <= 500 and task.options["depth"] <= 3
         assert task.options["width"] <= 64 and task.options["form"] == form
@@ -64,7 +66,7 @@ def test_an_architecture_is_trained_once(tmp_path, monkeypatch):
     quick = load_suite("quick", ["optimizer.name=learnable_sgd"])
     monkeypatch.setattr(meta_generalise, "config_of", lambda name, form: quick)
     cost = SimpleNamespace(seconds=4.0 * 20)  # of its four outer steps
-    monkeypatch.setattr("lopt.costs.training_cost", lambda config: cost)
+    monkeypatch.setattr("lopt.costs.training_cost", lambda config, trust: cost)
     options = SimpleNamespace(runs=tmp_path, minutes=1.0, out=tmp_path / "g")
     first = meta_generalise.trained("learnable_sgd", "mup", options)
     folder = tmp_path / "learnable_sgd-mup"
