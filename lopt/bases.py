@@ -15,7 +15,7 @@ it is normalized and how muP scales it:
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -39,16 +39,6 @@ Update = Callable[[Stacks, Stacks, Any, Array, Packing], Any]
 """`(u, gradients, state, step [], packing) -> state`."""
 
 
-def _no_state(params: Stacks, packing: Packing) -> Any:
-    del params, packing
-    return ()
-
-
-def _same_state(u: Stacks, grads: Stacks, state: Any, step: Array, packing: Packing):
-    del u, grads, step, packing
-    return state
-
-
 @dataclass(frozen=True)
 class Base:
     """A rule of descent.
@@ -67,8 +57,8 @@ class Base:
     momentum: optax.GradientTransformation
     direction: Direction
     kind: Kind
-    init: Callable[[Stacks, Packing], Any] = _no_state
-    update: Update = _same_state
+    init: Callable[[Stacks, Packing], Any] = lambda params, packing: ()
+    update: Update = lambda u, grads, state, step, packing: state
     largest: float = math.inf
 
     def applies(self, spec: ParamSpec) -> bool:
@@ -115,7 +105,12 @@ def adam(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Base:
         del u, step, packing
         return jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, v, grads)
 
-    momentum, direction = optax.ema(b1, debias=True), _over_root(b2, eps)
+    def direction(u, v, step, packing):
+        del packing
+        debias = 1 / (1 - b2 ** (step + 1.0))
+        return jax.tree.map(lambda u, v: u / (root(v * debias) + eps), u, v)
+
+    momentum = optax.ema(b1, debias=True)
     return Base(momentum, direction, "entrywise", _zeros_like, update)
 
 
@@ -132,8 +127,7 @@ def adabelief(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Base:
         error = jax.tree.map(lambda u, g: g - bias * u, u, grads)
         return jax.tree.map(lambda s, e: b2 * s + (1 - b2) * e * e, s, error)
 
-    momentum, direction = optax.ema(b1, debias=True), _over_root(b2, eps)
-    return Base(momentum, direction, "entrywise", _zeros_like, update)
+    return replace(adam(b1=b1, b2=b2, eps=eps), update=update)
 
 
 def muon(*, decay: float = 0.95) -> Base:
@@ -213,23 +207,7 @@ def _zeros_like(params: Stacks, packing: Packing) -> Stacks:
 
 def _made_of(function: Callable[[Stacks, Packing], Stacks]) -> Direction:
     """A direction that depends on the momentum alone."""
-
-    def direction(u, state, step, packing):
-        del state, step
-        return function(u, packing)
-
-    return direction
-
-
-def _over_root(b2: float, eps: float) -> Direction:
-    """u / (√v̂ + eps) of a running mean v of decay b2 that starts at zero."""
-
-    def direction(u, state, step, packing):
-        del packing
-        debias = 1 / (1 - b2 ** (step + 1.0))
-        return jax.tree.map(lambda u, v: u / (root(v * debias) + eps), u, state)
-
-    return direction
+    return lambda u, state, step, packing: function(u, packing)
 
 
 def _interpolation(b1: float, b2: float) -> optax.GradientTransformation:

@@ -7,11 +7,11 @@ Each architecture is meta-trained twice on MLPs of widths up to 64, depths up to
 runs up to 500 steps: in muP form with multipliers, and plain without, for as many outer
 steps as fit into the minutes, or as the JSON says that did. Both are then tested where
 one property at a time is larger, in their own form, against AdamW and Muon tuned for
-that cell, as by scripts/generalise.py. Around all but `layerwise`, which has its own, are a
-cosine and a learned weight decay. Speed-ups and losses go into meta_generalise.json of
-benchmarks/, the speed-ups into the heat maps of meta_generalise-mup.png and
-meta_generalise-plain.png, and the runs into runs/meta_generalise. Both stages go on where
-they were stopped.
+that cell, as by scripts/generalise.py. All but `layerwise`, which has its own, have a
+cosine and a learned weight decay around them. Speed-ups and losses go into
+meta_generalise.json of benchmarks/, the speed-ups into the heat maps of
+meta_generalise-mup.png and meta_generalise-plain.png, and the runs into
+runs/meta_generalise. Both stages go on where they were stopped.
 
 With all 12 architectures, 10 minutes each and the whole grid it takes many hours: on two
 cores a run of 5000 steps at width 1024 alone is half an hour. It has not been run in

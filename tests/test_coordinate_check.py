@@ -179,8 +179,8 @@ def second_direction(make_base, grads):
         g = pack.pack(grad)
         momenta = mixing.update_momenta(decays, g, momenta)
         weights = mixing.weights(decays, jnp.asarray(step))
-        blends = mixing.blend(pack, shares, g, momenta, weights)
-        u = tuple(blend.momentum() for blend in blends)
+        parts = mixing.parts(pack, shares, g, momenta, weights)
+        u = tuple(mixing.blended(*of_stack) for of_stack in parts)
         state = base.update(u, g, state, jnp.asarray(step), pack)
         direction = base.direction(u, state, jnp.asarray(step), pack)
     return direction[0][0]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import lopt
-from lopt.export.calls import ON_ONE_DEVICE
+from lopt.export.calls import AS_GIVEN
 from lopt.export.folding import folded
 from lopt.export.linking import linked
 from lopt.export.sources import CHECKED, module
@@ -205,7 +205,7 @@ def test_names_of_the_package_are_found_wherever_they_come_from():
 
 
 def test_what_is_taken_as_given_exists():
-    for name in ON_ONE_DEVICE:
+    for name in AS_GIVEN:
         owner, _, function = name.partition(":")
         assert isinstance(module(owner).defined[function], ast.FunctionDef), name
     known = {*dir(builtins), *defined_somewhere()}

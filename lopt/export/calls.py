@@ -132,13 +132,15 @@ def once(program: Program) -> None:
         Named().visit(node)
 
 
-ON_ONE_DEVICE = {
+AS_GIVEN = {
+    "lopt.optimizers.mixing:as_large",
     "lopt.sharding:alike",
     *(f"lopt.torch.shards:{name}" for name in ("local", "whole", "added_up")),
     *(f"lopt.torch.shards:{name}" for name in ("cut", "joined")),
     "lopt.torch.bases:_whole",
 }
-"""Functions that return the first argument as it is, unless it is spread by hand."""
+"""Functions that return the first argument as it is, unless it is spread by hand, or
+something of the same use, which takes less memory."""
 
 
 def identities(program: Program) -> None:
@@ -150,7 +152,7 @@ def identities(program: Program) -> None:
             self.generic_visit(node)
             name = getattr(node.func, "id", "")
             is_same = name in same and len(node.args) == 1
-            return node.args[0] if is_same or name in ON_ONE_DEVICE else node
+            return node.args[0] if is_same or name in AS_GIVEN else node
 
     for definition in program.definitions:
         definition.node = Inlined().visit(definition.node)

@@ -245,22 +245,18 @@ def _transformation(
         averages = inputs.update_averages(state.averages, now, step)
         total = jnp.asarray(num_steps, jnp.float32)
         decision = decide(theta, combination, pack, averages, step, total)
-        blends = mixing.blend(pack, decision.blend, g, momenta, weights)
-        u = tuple(blend.momentum() for blend in blends)
+        stacks = mixing.parts(pack, decision.blend, g, momenta, weights)
+        u = tuple(mixing.blended(*stack) for stack in stacks)
         bases = tuple(
             base.update(u, g, its_state, step, pack)
             for base, its_state in zip(table, state.bases, strict=True)
         )
-        directions, sizes = [], []
-        for base, its_state in zip(table, bases, strict=True):
-            d = base.direction(u, its_state, step, pack)
-            directions.append(d)
-            sizes.append(
-                mixing.rms(pack, base, blends, its_state, step, d)
-                if base.kind == "entrywise"
-                else 1.0
-            )
-        update = mixing.update(pack, decision, table, directions, sizes, p)
+        d = [
+            base.direction(u, its_state, step, pack)
+            for base, its_state in zip(table, bases, strict=True)
+        ]
+        measured = mixing.as_large(d, table, bases, step, pack, stacks)
+        update = mixing.update(pack, decision, table, d, measured, p)
         updates = pack.unpack(update, params)
         return updates, LayerwiseState(step + 1, momenta, bases, averages)
 

@@ -4,7 +4,7 @@ Everything works on stacks [G, *shape] of tensors and on numbers for each tensor
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -46,55 +46,64 @@ def weights(decays: Array, step: Array) -> Array:
     return 1 - decays ** (step + 1.0)
 
 
-class Blend(NamedTuple):
-    """u = α_0 g + Σ_i α_i m_i / w_i of a stack, as what it is made of."""
-
-    gradient_share: Array  # α_0, shape=[G, 1, ...]
-    shares: Array  # α_i / w_i, shape=[G, M, 1, ...]
-    grads: Array  # shape=[G, *shape]
-    momenta: Array  # shape=[G, M, *shape]
-
-    def momentum(self) -> Array:
-        """u [G, *shape]."""
-        mixed = jnp.sum(self.shares * self.momenta, axis=1)
-        return self.gradient_share * self.grads + mixed
+Parts = tuple[Array, Array, Array, Array]
+"""What a stack's u is blended of, in the order of `blended`'s arguments."""
 
 
-def blend(
+def parts(
     pack: Packing, shares: Array, grads: Stacks, momenta: Stacks, weights: Array
-) -> list[Blend]:
-    """Of each stack, for shares α [L, 1 + M] and weights w [M]."""
+) -> list[Parts]:
+    """Of every stack, for shares α [L, 1 + M] and weights w [M]."""
     gamma, alpha = pack.spread(shares[:, 0]), pack.spread(shares[:, 1:] / weights[None])
-    return [Blend(*of) for of in zip(gamma, alpha, grads, momenta, strict=True)]
+    return list(zip(gamma, alpha, grads, momenta, strict=True))
 
 
-def rms(
-    pack: Packing,
-    base: Base,
-    blends: Sequence[Blend],
-    state: Sequence[Array],
+def blended(gamma: Array, alpha: Array, g: Array, m: Array) -> Array:
+    """u = γ g + Σ_i α_i m_i: γ [G, 1, ...], α [G, M, 1, ...], m [G, M, *shape]."""
+    return gamma * g + jnp.sum(alpha * m, axis=1)
+
+
+def as_large(
+    directions: Sequence[Stacks],
+    table: Sequence[Base],
+    states: Sequence[Any],
     step: Array,
-    direction: Stacks,
-) -> Array:
-    """RMS of each tensor's entrywise direction, [L].
+    pack: Packing,
+    stacks: Sequence[Parts],
+) -> Sequence[Stacks]:
+    """The bases' directions, or what has the same RMS.
 
-    A large one is made once more, piece by piece, to be measured: what is measured and
-    then used is written to memory.
+    On a CPU, what is measured and then used is written to memory. So an entrywise
+    direction of a large tensor is made once more, piece by piece, and measured; its RMS,
+    repeated, stands for it.
+
+    Args:
+      directions: of each base, as they are.
+      table: the bases.
+      states: theirs, with this gradient.
+      step: the step.
+      pack: of the tensors.
+      stacks: what u is blended of.
     """
 
-    def mean_square(i: int, d: Array) -> Array:
-        if len(d) > 1 or not pieces.are_used(d.size):
-            return jnp.sum(d * d, axis=range(1, d.ndim)) / max(d[0].size, 1)
+    def rms(base: Base, state: Stacks, i: int) -> Array:
+        gamma, alpha, g, m = stacks[i]
 
-        def of(g: Array, m: Array, *state: Array) -> Array:
-            u = blends[i]._replace(grads=g, momenta=m[None]).momentum()
-            return base.direction((u,), state, step, pack)[0][0]
+        def direction(g: Array, m: Array, *state: Array) -> Array:
+            u = blended(gamma, alpha, g, m[None])
+            return base.direction((u,), state, step, pack)[0]
 
-        _, _, g, m = blends[i]
-        return pieces.mean_square(of, (g, m[0], *state[i : i + 1]), d.shape[1:])[None]
+        return root(pieces.mean_square(direction, (g, m[0], *state[i : i + 1])))
 
-    squares = [mean_square(i, d) for i, d in enumerate(direction)]
-    return root(jnp.concatenate(squares))
+    return [
+        tuple(
+            jnp.broadcast_to(rms(base, state, i), d.shape)
+            if base.kind == "entrywise" and len(d) == 1 and pieces.are_used(d.size)
+            else d
+            for i, d in enumerate(direction)
+        )
+        for base, state, direction in zip(table, states, directions, strict=True)
+    ]
 
 
 def update(
@@ -102,19 +111,21 @@ def update(
     decision: Policy,
     table: Sequence[Base],
     directions: Sequence[Stacks],
-    sizes: Sequence[Array | float],
+    measured: Sequence[Stacks],
     params: Stacks,
 ) -> Stacks:
-    """−λ (Σ_k μ_k s_k d_k / r_k + ω φ).
+    """−λ (Σ_k μ_k s_k d_k + ω φ).
 
-    Of directions d, their sizes r [L] and muP's multipliers s. The size of one that is
-    entrywise is its RMS; one that is orthogonalized has unit RMS by its construction.
+    s is muP's multiplier, if the direction d is entrywise over its RMS, which is measured
+    of what is `as_large`: one that is orthogonalized has unit RMS by its construction.
     """
     decay = pack.spread(-decision.step_size * decision.weight_decay)
     sums = [_one(w) * _one(p) for w, p in zip(decay, params, strict=True)]
     for k, (base, direction) in enumerate(zip(table, directions, strict=True)):
         multipliers = [mup.update_multiplier(spec, base.kind) for spec in pack.specs]
-        scale = jnp.asarray(multipliers, jnp.float32) / (sizes[k] + EPS)
+        scale = jnp.asarray(multipliers, jnp.float32)
+        if base.kind == "entrywise":
+            scale = scale / (pack.rms(measured[k]) + EPS)
         factor = pack.spread(-decision.step_size * decision.mixture[:, k] * scale)
         sums = [x + _one(f * d) for x, f, d in zip(sums, factor, direction, strict=True)]
     return tuple(x.reshape(p.shape) for x, p in zip(sums, params, strict=True))

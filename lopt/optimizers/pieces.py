@@ -109,15 +109,14 @@ def are_used(size: int) -> bool:
     return size > _LARGE and jax.default_backend() == "cpu"
 
 
-def mean_square(
-    make: Callable[..., Array], seen: Sequence[Array], shape: tuple[int, ...]
-) -> Array:
-    """The mean square of what `make` makes of arrays [c, *s] elementwise, [*s]: []."""
+def mean_square(make: Callable[..., Array], seen: Sequence[Array]) -> Array:
+    """The mean square of what `make` makes elementwise of arrays [c, *s], [*s]: []."""
+    shape = per_element.shape_of(seen)
     cut = _cut(shape)
 
     def add(i: Array, total: Array) -> Array:
         x = make(*(cut.part(array, cut.start(i)) for array in seen))
-        return cut.add(total, i, x * x)
+        return cut.add(total, i, jnp.square(x).reshape(cut.piece))
 
     total = jax.lax.fori_loop(0, cut.num_pieces, add, jnp.zeros(cut.piece, seen[0].dtype))
     return total.sum() / features.size(shape)
