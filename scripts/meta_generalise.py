@@ -8,10 +8,10 @@ runs up to 500 steps: in muP form with multipliers, and plain without, for as ma
 steps as fit into the minutes, or as the JSON says that did. Both are then tested where
 one property at a time is larger, in their own form, against AdamW and Muon tuned for
 that cell, as by scripts/generalise.py. All but `layerwise`, which has its own, have a
-cosine and a learned weight decay around them. Speed-ups and losses go into
-meta_generalise.json of benchmarks/, the speed-ups into the heat maps of
-meta_generalise-mup.png and meta_generalise-plain.png, and the runs into
-runs/meta_generalise. Both stages go on where they were stopped.
+cosine and a learned weight decay around them. Speed-ups and losses of a form go into
+meta_generalise-FORM.json of benchmarks/, the speed-ups into the heat maps of
+meta_generalise-FORM.png, and the runs into runs/meta_generalise. All goes on where it
+was stopped.
 
 With all 12 architectures, 10 minutes each and the whole grid it takes many hours: on two
 cores a run of 5000 steps at width 1024 alone is half an hour. It has not been run in
@@ -71,6 +71,7 @@ def main() -> None:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--optimizer", action="append", metavar="NAME", help="only this")
+    parser.add_argument("--form", action="append", choices=FORMS, help="only this")
     parser.add_argument("--minutes", type=float, default=10, help="of each meta-training")
     parser.add_argument("--axis", action="append", metavar="NAME[=V,V]")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/meta_generalise")
@@ -84,33 +85,38 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> None:
-    """All runs, then every cell that is not there yet, and the files after each."""
+    """One form after the other."""
     from lopt.cli.process import set_up
 
     set_up()
+    forms = options.form or FORMS
+    contents = [run_form(form, options) for form in forms]
+    print("\n".join(map(summary, contents, forms)))
+
+
+def run_form(form: str, options: argparse.Namespace) -> dict[str, Any]:
+    """All runs, then every cell that is not there yet, and the files after each."""
     from lopt.optimizers import OPTIMIZERS
 
+    out = options.out.with_name(f"{options.out.name}-{form}")
+    options = argparse.Namespace(**vars(options) | {"out": out})
     names = options.optimizer or list(OPTIMIZERS)
-    cells = grid(options.axis)
-    learned = {
-        form: {name: trained(name, form, options) for name in names} for form in FORMS
-    }
-    flat = {f"{n} {form}": found for form in FORMS for n, found in learned[form].items()}
-    content = generalise.start(options, flat)
+    learned = {name: trained(name, form, options) for name in names}
+    content = generalise.start(options, learned)
     content["command"] = " ".join(["python", "scripts/meta_generalise.py", *sys.argv[1:]])
     content["minutes"] = options.minutes
-    content["outer_steps"] = {n: c.header.card["outer_steps"] for n, c in flat.items()}
-    for name, cell in cells.items():
+    content["outer_steps"] = {n: c.header.card["outer_steps"] for n, c in learned.items()}
+    for name, cell in grid(options.axis, form).items():
         if content["cells"].get(name, {}).get("task") == cell:
             continue
-        task = generalise.build(name, cell)
-        measured = generalise.measure(
-            learned[cell["form"]], task, content["settings"], told(name), over=OVER
-        )
+        title = f"{name} {form}"
+        task, settings = generalise.build(title, cell), content["settings"]
+        measured = generalise.measure(learned, task, settings, told(title), over=OVER)
         content["cells"][name] = {"task": cell, **measured}
-        write(content, options.out)
-        print(f"{name}: {generalise.row(content['cells'][name], OVER)}", flush=True)
-    print(summary(content))
+        generalise.write_picture(content, out, OVER)
+        generalise.write_json(content, out)
+        print(f"{title}: {generalise.row(content['cells'][name], OVER)}", flush=True)
+    return content
 
 
 def told(name: str):
@@ -121,14 +127,13 @@ def told(name: str):
     return lambda text, fraction: bar.update(f"{name}: {text}", fraction)
 
 
-def grid(axes: list[str] | None) -> dict[str, dict[str, Any]]:
-    """The properties of each cell's task by its name, both forms of a cell in a row."""
+def grid(axes: list[str] | None, form: str) -> dict[str, dict[str, Any]]:
+    """The properties of each cell's task by its name."""
     chosen = axes or [f"{a}={','.join(map(str, v))}" for a, v in AXES.items()]
     center = [f"{name}={value}" for name, value in CENTER.items()]
     return {
-        f"{name} {form}": cell | shape(form, cell["width"])
+        name: cell | shape(form, cell["width"])
         for name, cell in generalise.grid(center, chosen, corners=False).items()
-        for form in FORMS
     }
 
 
@@ -187,7 +192,7 @@ def trained(name: str, form: str, options: argparse.Namespace):
         config = rundir.read_config(folder)
     else:
         config = config_of(name, form)
-        steps = steps_before(options.out).get(f"{name} {form}")
+        steps = steps_before(options.out).get(name)
         if steps is None:
             cost = training_cost(config, trust=True)
             steps = fitting(options.minutes * 60, cost.seconds / config.outer_steps)
@@ -200,7 +205,7 @@ def trained(name: str, form: str, options: argparse.Namespace):
 
 
 def steps_before(out: Path) -> dict[str, int]:
-    """The outer steps of each run, as far as they were written down."""
+    """The outer steps of each run of a form, as far as they were written down."""
     path = out.with_suffix(".json")
     return json.loads(path.read_text())["outer_steps"] if path.is_file() else {}
 
@@ -210,39 +215,14 @@ def fitting(seconds: float, each: float) -> int:
     return max(1, int(seconds / each))
 
 
-def of_form(content: dict[str, Any], form: str) -> dict[str, Any]:
-    """The part of the content that is about one form, names without it."""
-    ending, part = f" {form}", {}
-    for key in ("cells", "files"):
-        mine = {k: v for k, v in content[key].items() if k.endswith(ending)}
-        part[key] = {k.removesuffix(ending): v for k, v in mine.items()}
-    return content | part
-
-
-def write(content: dict[str, Any], out: Path) -> None:
-    """The JSON, and a picture of each form that has cells."""
-    for form in FORMS:
-        part = of_form(content, form)
-        if part["cells"]:
-            generalise.write_picture(part, out.with_name(f"{out.name}-{form}"), OVER)
-    generalise.write_json(content, out)
-
-
-def level(content: dict[str, Any], form: str, over: str) -> tuple[int, int]:
-    """In how many cells an architecture is level or better, and of how many."""
-    cells = of_form(content, form)["cells"].values()
-    values = [x for cell in cells for x in generalise.values(cell, over)]
-    return sum(value >= 1 for value in values), len(values)
-
-
-def summary(content: dict[str, Any]) -> str:
-    """A line for each form and baseline."""
+def summary(content: dict[str, Any], form: str) -> str:
+    """A line for each baseline: in how many cells an architecture is level or better."""
     lines = []
-    for form in FORMS:
-        for over in OVER:
-            won, number = level(content, form, over)
-            share = f"{won / number:.0%} of {number}" if number else "none of 0"
-            lines.append(f"{form}: level with {over} or better in {share} cells")
+    for over in OVER:
+        cells = content["cells"].values()
+        found = [x for cell in cells for x in generalise.values(cell, over)]
+        share = f"{sum(x >= 1 for x in found) / len(found):.0%} of {len(found)}"
+        lines.append(f"{form}: level with {over} or better in {share} cells")
     return "\n".join(lines)
 
 
