@@ -13,9 +13,10 @@ meta_generalise-FORM.json of benchmarks/, the speed-ups into the heat maps of
 meta_generalise-FORM.png, and the runs into runs/meta_generalise. All goes on where it
 was stopped.
 
-With all 12 architectures, 10 minutes each and the whole grid it takes many hours: on two
-cores a run of 5000 steps at width 1024 alone is half an hour. It has not been run in
-full yet.
+With all 12 architectures, 10 minutes each and the whole grid it takes many hours: on
+two cores a run of 5000 steps at width 1024 alone is half an hour. Of the first two
+tries benchmarks/LOG.md tells; meta_generalise-mup.json is of the second, at commit
+9c58e5b.
 """
 
 import argparse
@@ -42,7 +43,7 @@ OVER = {"adamw": ("adamw",), "muon": ("muon",)}
 OPTIONS: dict[str, dict[str, Any]] = {
     "adafac_mlp": {"step_mult": 0.01},
     "celo": {"step_mult": 0.01},
-    "celo2": {"learning_rate": 0.01},
+    "celo2": {"learning_rate": 0.02, "weight_decay": 0.03},
     "layerwise": {"hidden_sizes": []},
     "learnable_adam": {"learning_rate": 0.005},
     "learnable_sgd": {"learning_rate": 0.1},

@@ -18,13 +18,14 @@ from lopt.optimizers import OPTIMIZERS
 
 
 def scheduled(
-    *, architecture: str, weight_decay: float = 0.005, **options: Any
+    *, architecture: str, weight_decay: float = 0.01, **options: Any
 ) -> lopt.LearnedOptimizer:
     """p ← p + ½ (1 + cos(π t/T)) (u - ω p), u the update of an architecture.
 
     Args:
       architecture: a name of `lopt list optimizers`.
-      weight_decay: ω that meta-training starts from; it is learned.
+      weight_decay: ω that meta-training starts from, and does not move far from; of an
+        AdamW the product of its learning rate and decay.
       options: of the architecture.
     """
     inner = OPTIMIZERS[architecture](**options)
