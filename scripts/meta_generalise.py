@@ -193,7 +193,7 @@ def trained(name: str, form: str, options: argparse.Namespace):
         config = rundir.read_config(folder)
     else:
         config = config_of(name, form)
-        steps = steps_before(options.out).get(name)
+        steps = steps_before(options).get(name)
         if steps is None:
             cost = training_cost(config, trust=True)
             steps = fitting(options.minutes * 60, cost.seconds / config.outer_steps)
@@ -205,10 +205,11 @@ def trained(name: str, form: str, options: argparse.Namespace):
     return read(folder, trust=True)
 
 
-def steps_before(out: Path) -> dict[str, int]:
-    """The outer steps of each run of a form, as far as they were written down."""
-    path = out.with_suffix(".json")
-    return json.loads(path.read_text())["outer_steps"] if path.is_file() else {}
+def steps_before(options: argparse.Namespace) -> dict[str, int]:
+    """The outer steps of runs of as many minutes, as far as they were written down."""
+    path = options.out.with_suffix(".json")
+    content = json.loads(path.read_text()) if path.is_file() else {"minutes": None}
+    return content["outer_steps"] if content["minutes"] == options.minutes else {}
 
 
 def fitting(seconds: float, each: float) -> int:

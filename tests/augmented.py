@@ -58,6 +58,3 @@ def looker(task, **keys):
         return given, metrics["batch"], state.draw
 
     return look
-
-
-# --- off ---

@@ -177,11 +177,11 @@ def test_measuring_in_pieces_does_not_change_the_update(base, momenta, key, monk
     whole = run(lopt.opt_fn(theta, num_steps=10), params, key)
     monkeypatch.setattr(pieces, "_LARGE", 100)
     monkeypatch.setattr(pieces, "PIECE", 450)
-    measured, measure = [], pieces.mean_square
+    measured, measure = [], pieces.mean_squares
     monkeypatch.setattr(
         pieces,
-        "mean_square",
-        lambda make, seen: measured.append(seen[0].shape[1:]) or measure(make, seen),
+        "mean_squares",
+        lambda c: measured.append(c.seen[0].shape[1:]) or measure(c),
     )
     in_pieces = run(lopt.opt_fn(theta, num_steps=10), params, key)
     assert measured == [(40, 50), (700,)]

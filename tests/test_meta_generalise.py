@@ -87,10 +87,13 @@ def test_an_architecture_is_trained_once(tmp_path, monkeypatch):
 def test_a_run_that_is_lost_is_made_again_from_what_was_written(tmp_path, monkeypatch):
     quick = load_suite("quick", ["optimizer.name=learnable_sgd"])
     monkeypatch.setattr(meta_generalise, "config_of", lambda name, form: quick)
-    (tmp_path / "g.json").write_text('{"outer_steps": {"learnable_sgd": 2}}')
+    written = {"minutes": 1.0, "outer_steps": {"learnable_sgd": 2}}
+    (tmp_path / "g.json").write_text(json.dumps(written))
     options = SimpleNamespace(runs=tmp_path / "runs", minutes=1.0, out=tmp_path / "g")
     found = meta_generalise.trained("learnable_sgd", "mup", options)
     assert found.header.card["outer_steps"] == 2
+    options.minutes = 10.0
+    assert meta_generalise.steps_before(options) == {}, "of other minutes"
 
 
 def cells_of(file):

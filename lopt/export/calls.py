@@ -133,7 +133,7 @@ def once(program: Program) -> None:
 
 
 AS_GIVEN = {
-    "lopt.optimizers.mixing:as_large",
+    "lopt.optimizers.mixing:with_same_rms",
     "lopt.sharding:alike",
     *(f"lopt.torch.shards:{name}" for name in ("local", "whole", "added_up")),
     *(f"lopt.torch.shards:{name}" for name in ("cut", "joined")),

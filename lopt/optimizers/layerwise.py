@@ -255,7 +255,7 @@ def _transformation(
             base.direction(u, its_state, step, pack)
             for base, its_state in zip(table, bases, strict=True)
         ]
-        measured = mixing.as_large(d, table, bases, step, pack, stacks)
+        measured = mixing.with_same_rms(d, table, bases, step, pack, stacks)
         update = mixing.update(pack, decision, table, d, measured, p)
         updates = pack.unpack(update, params)
         return updates, LayerwiseState(step + 1, momenta, bases, averages)

@@ -14,6 +14,7 @@ from lopt.bases import Base
 from lopt.numerics import root
 from lopt.optimizers import pieces
 from lopt.optimizers.inputs import EPS
+from lopt.optimizers.pieces import Channels
 from lopt.optimizers.policy import Policy
 from lopt.packing import Packing, Stacks
 
@@ -63,7 +64,7 @@ def blended(gamma: Array, alpha: Array, g: Array, m: Array) -> Array:
     return gamma * g + jnp.sum(alpha * m, axis=1)
 
 
-def as_large(
+def with_same_rms(
     directions: Sequence[Stacks],
     table: Sequence[Base],
     states: Sequence[Any],
@@ -87,13 +88,15 @@ def as_large(
     """
 
     def rms(base: Base, state: Stacks, i: int) -> Array:
-        gamma, alpha, g, m = stacks[i]
+        gamma, alpha, g, momenta = stacks[i]
+        m = [momenta[:, j] for j in range(momenta.shape[1])]
 
-        def direction(g: Array, m: Array, *state: Array) -> Array:
-            u = blended(gamma, alpha, g, m[None])
-            return base.direction((u,), state, step, pack)[0]
+        def direction(g: Array, *rest: Array) -> list[Array]:
+            u = blended(gamma, alpha, g, jnp.stack(rest[: len(m)], axis=1))
+            return list(base.direction((u,), rest[len(m) :], step, pack))
 
-        return root(pieces.mean_square(direction, (g, m[0], *state[i : i + 1])))
+        channels = Channels(direction, (g, *m, *state[i : i + 1]))
+        return root(pieces.mean_squares(channels))
 
     return [
         tuple(
@@ -116,8 +119,8 @@ def update(
 ) -> Stacks:
     """−λ (Σ_k μ_k s_k d_k + ω φ).
 
-    s is muP's multiplier, if the direction d is entrywise over its RMS, which is measured
-    of what is `as_large`: one that is orthogonalized has unit RMS by its construction.
+    s is muP's multiplier, over the RMS of what is `measured` in place of the direction d
+    if it is entrywise: one that is orthogonalized has unit RMS by its construction.
     """
     decay = pack.spread(-decision.step_size * decision.weight_decay)
     sums = [_one(w) * _one(p) for w, p in zip(decay, params, strict=True)]

@@ -5,6 +5,8 @@ again than to be computed. So they are computed twice, for their mean squares an
 outputs, and what is made of a piece stays in the cache. Every channel is an array of its
 own there: XLA does not vectorize what is made of a piece of several, nor of a
 concatenation. Only the products of a wide network, which take longer, want them together.
+
+`layerwise` measures the directions of large tensors in the same way.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,9 +48,10 @@ class Mean(NamedTuple):
 
 
 class _Cut(NamedTuple):
-    """How a tensor is cut."""
+    """The channels of a tensor, told apart, and how it is cut."""
 
     shape: tuple[int, ...]
+    own: dict[int, int]  # how many rows have those channels that are no rows or columns
     axis: int
     width: int
 
@@ -93,15 +96,13 @@ class _Cut(NamedTuple):
             return x
         return jax.lax.dynamic_slice_in_dim(x, start, self.width, self.axis + 1)
 
-    def own_rows(
-        self, channels: Channels, own: dict[int, int], start: Array
-    ) -> list[Array]:
+    def own_rows(self, channels: Channels, start: Array) -> list[Array]:
         """The piece of every own channel: [*piece] each."""
         made = [
             channels.make(*(self.row(x, d, start) for x in channels.seen))
-            for d in range(max(own.values()))
+            for d in range(max(self.own.values()))
         ]
-        return [made[d][i][0] for i, n in own.items() for d in range(n)]
+        return [made[d][i][0] for i, n in self.own.items() for d in range(n)]
 
 
 def are_used(size: int) -> bool:
@@ -109,35 +110,22 @@ def are_used(size: int) -> bool:
     return size > _LARGE and jax.default_backend() == "cpu"
 
 
-def mean_square(make: Callable[..., Array], seen: Sequence[Array]) -> Array:
-    """The mean square of what `make` makes elementwise of arrays [c, *s], [*s]: []."""
-    shape = per_element.shape_of(seen)
-    cut = _cut(shape)
-
-    def add(i: Array, total: Array) -> Array:
-        x = make(*(cut.part(array, cut.start(i)) for array in seen))
-        return cut.add(total, i, jnp.square(x).reshape(cut.piece))
-
-    total = jax.lax.fori_loop(0, cut.num_pieces, add, jnp.zeros(cut.piece, seen[0].dtype))
-    return total.sum() / features.size(shape)
-
-
 def mean_squares(channels: Channels) -> Array:
     """Of every channel: [sum of c]."""
     whole = channels.whole()
-    own, cut = _own(whole), _cut(per_element.shape_of(whole))
+    cut = _cut(whole)
 
     def add(i: Array, sums: list[Array]) -> list[Array]:
-        rows = cut.own_rows(channels, own, cut.start(i))
+        rows = cut.own_rows(channels, cut.start(i))
         return [
             cut.add(total, i, row * row) for total, row in zip(sums, rows, strict=True)
         ]
 
-    empty = [jnp.zeros(cut.piece, whole[0].dtype)] * sum(own.values())
+    empty = [jnp.zeros(cut.piece, whole[0].dtype)] * sum(cut.own.values())
     sums = iter(jax.lax.fori_loop(0, cut.num_pieces, add, empty))
     means = [
         jnp.stack([next(sums).sum() for _ in c]) / features.size(cut.shape)
-        if i in own
+        if i in cut.own
         else jnp.mean(c * c, axis=range(1, c.ndim))
         for i, c in enumerate(whole)
     ]
@@ -163,11 +151,11 @@ def outputs(
       What `use` makes of the whole, a `Mean` of the sum of all pieces for each `Mean`.
     """
     whole = channels.whole()
-    own, cut = _own(whole), _cut(per_element.shape_of(whole))
+    cut = _cut(whole)
     (w, b), *later = layers
     pairs = per_element.with_columns(w, whole)
-    columns = jnp.concatenate([pairs[i][0] for i in own], axis=1)
-    edges = [pair for i, pair in enumerate(pairs) if i not in own]
+    columns = jnp.concatenate([pairs[i][0] for i in cut.own], axis=1)
+    edges = [pair for i, pair in enumerate(pairs) if i not in cut.own]
     projected = [
         jnp.tensordot(columns, jnp.concatenate(group), axes=1)
         for columns, group in per_element.by_shape(edges).values()
@@ -177,13 +165,13 @@ def outputs(
         biases = [
             sum((cut.row(x, j, start)[0] for x in projected), b[j]) for j in range(len(b))
         ]
-        x = per_element.sums((columns, biases), cut.own_rows(channels, own, start))
+        x = per_element.sums((columns, biases), cut.own_rows(channels, start))
         for layer in later:
             x = per_element.sums(layer, [jax.nn.relu(row) for row in x])
         return x
 
     def by_products(start: Array) -> list[Array]:
-        rows = jnp.stack(cut.own_rows(channels, own, start))
+        rows = jnp.stack(cut.own_rows(channels, start))
         parts = (cut.part(x, start) for x in projected)
         x = sum(parts, jnp.tensordot(columns, rows, axes=1) + features.along(b, rows))
         return list(per_element.later_products(later, x))
@@ -244,16 +232,12 @@ def _is_mean(x: object) -> bool:
     return isinstance(x, Mean)
 
 
-def _own(channels: Sequence[Array]) -> dict[int, int]:
-    """How many rows have those channels that are no rows or columns of the tensor."""
-    shape = per_element.shape_of(channels)
-    return {i: len(c) for i, c in enumerate(channels) if c.shape[1:] == shape}
-
-
-def _cut(shape: tuple[int, ...]) -> _Cut:
+def _cut(channels: Sequence[Array]) -> _Cut:
     """The axis that is cut is the first along which pieces can be small enough."""
+    shape = per_element.shape_of(channels)
+    own = {i: len(c) for i, c in enumerate(channels) if c.shape[1:] == shape}
     size = features.size(shape)
     fit = (axis for axis, n in enumerate(shape) if size // n <= PIECE)
     axis = next(fit, max(range(len(shape)), key=shape.__getitem__))
     width = max(1, min(PIECE * shape[axis] // size, shape[axis]))
-    return _Cut(shape, axis, width)
+    return _Cut(shape, own, axis, width)
