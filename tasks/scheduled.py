@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 import lopt
+from lopt import checks
 from lopt.optimizers import OPTIMIZERS
 
 
@@ -28,6 +29,8 @@ def scheduled(
         AdamW the product of its learning rate and decay.
       options: of the architecture.
     """
+    checks.check_choices(OPTIMIZERS, architecture=architecture)
+    checks.check_positive(weight_decay=weight_decay)
     inner = OPTIMIZERS[architecture](**options)
 
     def init(key):

@@ -54,7 +54,15 @@ def test_it_is_meta_trained_exported_and_loaded(tmp_path):
     assert_same_bits(train(loaded, 3)[0], train(ours, 3)[0])
 
 
-def test_an_option_that_the_architecture_lacks_is_refused(tmp_path):
-    sets = [f"optimizer.name={FILE}:scheduled", "optimizer.architecture=learnable_sgd"]
-    with pytest.raises(ConfigError, match="momentum"):
-        lopt.meta_train("quick", overrides=[*sets, "optimizer.momentum=0.5"])
+@pytest.mark.parametrize(
+    ("architecture", "option", "words"),
+    [
+        ("learnable_sgd", "momentum=0.5", "momentum"),
+        ("learnable_sgd", "weight_decay=0", "`weight_decay` must be positive"),
+        ("adafacmlp", "weight_decay=0.1", "`architecture` must be.*adafac_mlp"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(architecture, option, words):
+    sets = [f"optimizer.name={FILE}:scheduled", f"optimizer.architecture={architecture}"]
+    with pytest.raises(ConfigError, match=words):
+        lopt.meta_train("quick", overrides=[*sets, f"optimizer.{option}"])
