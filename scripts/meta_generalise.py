@@ -30,9 +30,9 @@ import generalise
 from generalise import ROOT
 
 FORMS = ("mup", "plain")
-TRAINED = [(w, d) for w in (16, 32, 64) for d in (1, 2, 3) if (w, d) != (32, 3)]
+TRAINED = [(w, d) for w in (16, 32, 64) for d in (1, 2, 3) if (w, d) != (32, 2)]
 """Widths and depths of the training tasks; the center is not among them."""
-CENTER = {"width": 32, "depth": 3, "num_steps": 500}
+CENTER = {"width": 32, "depth": 2, "num_steps": 200}
 BASE_WIDTH = 32
 AXES = {
     "width": [128, 256, 512, 1024],
@@ -40,26 +40,30 @@ AXES = {
     "num_steps": [1000, 2000, 5000],
 }
 OVER = {"adamw": ("adamw",), "muon": ("muon",)}
+MOMENTUM = {"start": "momentum"}
+ADAM = MOMENTUM | {"step_mult": 0.01, "weight_decay": 0.03}
+RELATIVE = MOMENTUM | {"step_mult": 0.04, "weight_decay": 0.015}
 OPTIONS: dict[str, dict[str, Any]] = {
-    "adafac_mlp": {"step_mult": 0.01},
-    "celo": {"step_mult": 0.01},
-    "celo2": {"learning_rate": 0.02, "weight_decay": 0.03},
+    "adafac_mlp": ADAM,
+    "celo": RELATIVE,
+    "celo2": MOMENTUM | {"learning_rate": 0.005},
     "layerwise": {"hidden_sizes": []},
-    "learnable_adam": {"learning_rate": 0.005},
-    "learnable_sgd": {"learning_rate": 0.1},
-    "learnable_sgdm": {"learning_rate": 0.03},
-    "mlp": {"step_mult": 0.01},
-    "nn_adam": {"learning_rate": 0.005},
-    "rnn_mlp": {"step_mult": 0.01},
-    "velo": {"step_mult": 0.01, "hidden_size": 32, "num_networks": 16},
+    "learnable_adam": {"learning_rate": 0.04, "per_role": True},
+    "learnable_sgd": {"learning_rate": 0.4, "per_role": True, "weight_decay": 0.005},
+    "learnable_sgdm": {"learning_rate": 0.1, "per_role": True, "weight_decay": 0.005},
+    "mlp": MOMENTUM | {"step_mult": 0.01},
+    "mup_adafac": ADAM,
+    "nn_adam": {"learning_rate": 0.015, "output_scale": 1e-4},
+    "rnn_mlp": ADAM,
+    "velo": RELATIVE | {"hidden_size": 32, "num_networks": 16},
 }
-"""Of architectures whose defaults are too large for minutes, or step too short."""
+"""Networks start as momentum, with the step and decay that suit that at the center."""
 SCHEDULED = str(ROOT / "tasks/scheduled.py:scheduled")
-"""A cosine and a learned weight decay around all but `layerwise`, which has its own."""
-SIGMA = {"layerwise": 0.05, "celo2": 0.05}
+"""A cosine, decay and law of depth around all but `layerwise`, which has its own."""
+SIGMA = {"layerwise": 0.05}
 """Of the perturbations; 0.02 for the others."""
-OUTER_RATE = {"layerwise": 3e-3, "celo2": 5e-3}
-"""Of theta's updates; 0.01 for the others."""
+OUTER_RATE = {"learnable_adam": 0.01, "learnable_sgd": 0.01, "learnable_sgdm": 0.01}
+"""Of theta's updates; 0.003 for the others."""
 
 
 def main() -> None:
@@ -150,7 +154,7 @@ def config_of(name: str, form: str, seed: int = 0):
     config = load_suite("digits")
     estimator = config.estimator
     sigma = {"sigma": SIGMA.get(name, 0.02)}
-    rate = OUTER_RATE.get(name, 0.01)
+    rate = OUTER_RATE.get(name, 0.003)
     options = OPTIONS.get(name, {})
     optimizer = (
         ComponentConfig(name=name, options=options)
@@ -161,7 +165,7 @@ def config_of(name: str, form: str, seed: int = 0):
         TaskConfig(
             family="mlp",
             name=f"{depth}x{width}",
-            min_steps=100,
+            min_steps=50,
             max_steps=500,
             options={"width": width, "depth": depth, "data_seed": i + 1}
             | shape(form, width),

@@ -1,4 +1,4 @@
-"""Any architecture with a cosine and weight decay around it.
+"""Any architecture with a cosine, weight decay and a law of depth around it.
 
     lopt meta-train quick --optimizer tasks/scheduled.py:scheduled --out runs/scheduled \
       --set optimizer.architecture=adafac_mlp --set optimizer.step_mult=0.01
@@ -10,6 +10,7 @@ are meta-trained belongs to them: this one is exported and loaded like any other
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -17,11 +18,18 @@ import lopt
 from lopt import checks
 from lopt.optimizers import OPTIMIZERS
 
+LAYERS = 4
+"""Of a network whose rate does not depend on c, and where nothing is known of it."""
+
 
 def scheduled(
-    *, architecture: str, weight_decay: float = 0.01, **options: Any
+    *, architecture: str, weight_decay: float = 0.02, **options: Any
 ) -> lopt.LearnedOptimizer:
-    """p ← p + ½ (1 + cos(π t/T)) (u - ω p), u the update of an architecture.
+    """p ← p + ½ (1 + cos(π t/T)) (4/L)^c (s u - ω p), u an architecture's update.
+
+    ω p is of matrices alone. L is the number of layers, where specs tell it: each of them
+    moves the output by as much, so that c starts at 1; for gradient descent Jelassi et
+    al. derive 3/2 (2023, arXiv 2305.07810). s, which starts at 1, ω and c are learned.
 
     Args:
       architecture: a name of `lopt list optimizers`.
@@ -36,20 +44,37 @@ def scheduled(
     def init(key):
         return {
             "architecture": inner.init(key),
+            "log_step": jnp.zeros(()),
             "log_decay": jnp.asarray(math.log(weight_decay)),
+            "depth_exponent": jnp.ones(()),
         }
 
     def opt_fn(theta, *, specs=None, num_steps=None):
         if num_steps is None:
             raise TypeError("a schedule needs `num_steps`, the length of a run")
+        depth = (LAYERS / num_layers(specs)) ** theta["depth_exponent"]
 
-        def cosine(step):
-            return 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / num_steps, 1.0)))
+        def rate(step):
+            return (
+                depth * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / num_steps, 1.0)))
+            )
 
         return optax.chain(
             inner.opt_fn(theta["architecture"], specs=specs, num_steps=num_steps),
-            optax.add_decayed_weights(-jnp.exp(theta["log_decay"])),
-            optax.scale_by_schedule(cosine),
+            optax.scale(jnp.exp(theta["log_step"])),
+            optax.add_decayed_weights(-jnp.exp(theta["log_decay"]), mask=matrices),
+            optax.scale_by_schedule(rate),
         )
 
     return lopt.LearnedOptimizer(init, opt_fn)
+
+
+def num_layers(specs: Any) -> int:
+    """Weight tensors in a row, as far as they are known."""
+    numbers = [spec.num_layers for spec in jax.tree.leaves(specs)]
+    return max((n for n in numbers if n), default=LAYERS)
+
+
+def matrices(params: Any) -> Any:
+    """Which tensors decay."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)

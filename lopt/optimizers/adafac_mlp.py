@@ -17,6 +17,7 @@ from lopt.architecture import TIME_SCALES, adafac_channels
 from lopt.base import Array, LearnedOptimizer, PyTree
 from lopt.features import FactoredMoment, FullMoment
 from lopt.optimizers import network
+from lopt.optimizers.network import STARTS, Start
 from lopt.optimizers.pieces import Channels
 from lopt.optimizers.stored import STATE_DTYPES, StateDtype, stored
 
@@ -40,6 +41,7 @@ def adafac_mlp(
     exp_mult: float = 0.001,
     eps: float = 1e-5,
     state_dtype: StateDtype = "float32",
+    start: Start = "random",
 ) -> LearnedOptimizer:
     """An MLP that maps each element's statistics, full and factored, to its update.
 
@@ -58,6 +60,7 @@ def adafac_mlp(
       exp_mult: scale of the logarithm of the update's magnitude.
       eps: added to the mean square that a channel is normalized by.
       state_dtype: of accumulators between updates: "bfloat16" halves their memory.
+      start: what theta is at first; see `network.STARTS`.
 
     Raises:
       BrokenRule: a size, a decay or a constant is out of range.
@@ -65,6 +68,7 @@ def adafac_mlp(
     checks.check_sizes(hidden_sizes=hidden_sizes)
     checks.check_positive(step_mult=step_mult, eps=eps)
     checks.check_choices(STATE_DTYPES, state_dtype=state_dtype)
+    checks.check_choices(STARTS, start=start)
     checks.check_decays(
         momentum_decays=momentum_decays,
         rms_decays=rms_decays,
@@ -75,13 +79,15 @@ def adafac_mlp(
     )
     decays = (momentum_decays, rms_decays, factored_decays)
     num_inputs = adafac_channels(*map(len, decays)) + len(TIME_SCALES)
+    adam = 2 + len(momentum_decays) + len(rms_decays)  # the first m rsqrt(r)
+    passed = adam if start == "momentum" else None
 
     def init(key):
         return {
             "momentum_decays": jnp.zeros(len(momentum_decays)),
             "rms_decays": jnp.zeros(len(rms_decays)),
             "factored_decays": jnp.zeros(len(factored_decays)),
-            "network": network.init_network(key, (num_inputs, *hidden_sizes, 2)),
+            "network": network.init_network(key, (num_inputs, *hidden_sizes, 2), passed),
         }
 
     def opt_fn(theta, *, specs=None, num_steps=None):

@@ -5,6 +5,7 @@ References:
   compute diet, 2025, arXiv 2501.12670.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -13,8 +14,9 @@ import jax.numpy as jnp
 from lopt import checks
 from lopt.architecture import NUM_COURSE
 from lopt.base import Array, LearnedOptimizer, MetaParams
-from lopt.optimizers import recurrent
+from lopt.optimizers import network, recurrent
 from lopt.optimizers.channels import Moments
+from lopt.optimizers.network import Start
 from lopt.optimizers.velo import Controls, mixture_optimizer
 
 
@@ -26,6 +28,7 @@ def celo(
     hidden_sizes: Sequence[int] = (4, 4),
     step_mult: float = 0.001,
     exp_mult: float = 0.001,
+    start: Start = "random",
 ) -> LearnedOptimizer:
     """A network of elements, and an LSTM of the run that says how far to go.
 
@@ -41,6 +44,7 @@ def celo(
       hidden_sizes: widths of their hidden layers.
       step_mult: scale of the update.
       exp_mult: scale of the logarithm of the update's magnitude.
+      start: what theta is at first; see `network.STARTS`. With momentum, s is about 1.
 
     Raises:
       BrokenRule: a size or a constant is out of range.
@@ -53,15 +57,21 @@ def celo(
         steps = 0.1 * jnp.exp(recurrent.linear(theta["step_size"], h)[:, 0])
         return Controls(mixture, steps if phase == 2 else jnp.ones_like(steps))
 
+    def settled(theta: MetaParams) -> MetaParams:
+        steps = recurrent.settled(theta["step_size"], network.QUIET, math.log(10.0))
+        return theta | {"step_size": steps}
+
     return mixture_optimizer(
         run_alone,
         controls,
+        settled,
         num_inputs=NUM_COURSE,
         hidden_size=hidden_size,
         num_networks=num_networks,
         hidden_sizes=hidden_sizes,
         step_mult=step_mult,
         exp_mult=exp_mult,
+        start=start,
     )
 
 

@@ -30,9 +30,11 @@ from lopt.optimizers.channels import (
     Decays,
     Moments,
     channels,
+    first_adam,
     init_moments,
     updated_moments,
 )
+from lopt.optimizers.network import STARTS, Start
 from lopt.optimizers.pieces import Channels
 from lopt.optimizers.stored import STATE_DTYPES, StateDtype, stored
 from lopt.packing import as_matrices, from_matrices
@@ -71,6 +73,7 @@ def celo2(
     vectors: Literal["adamw", "adam", "learned"] = "adamw",
     axes: Literal["specs", "last"] = "specs",
     state_dtype: StateDtype = "float32",
+    start: Start = "random",
 ) -> LearnedOptimizer:
     """A network's direction of unit RMS, at a learning rate that is not learned.
 
@@ -95,6 +98,7 @@ def celo2(
         embeddings to AdamW; or, as published, the "last" two axes of any tensor that has
         as many, once for each place along the others.
       state_dtype: of accumulators between updates: "bfloat16" halves their memory.
+      start: what theta is at first; see `network.STARTS`.
 
     Raises:
       BrokenRule: a size, a decay or a constant is out of range.
@@ -103,6 +107,7 @@ def celo2(
     checks.check_positive(learning_rate=learning_rate, vector_mult=vector_mult)
     checks.check_not_negative(weight_decay=weight_decay)
     checks.check_choices(STATE_DTYPES, state_dtype=state_dtype)
+    checks.check_choices(STARTS, start=start)
     checks.check_decays(
         momentum_decays=momentum_decays,
         rms_decays=rms_decays,
@@ -113,9 +118,12 @@ def celo2(
     )
     all_decays = (momentum_decays, rms_decays, factored_decays)
     num_inputs = velo_channels(*map(len, all_decays))
+    adam = first_adam(len(momentum_decays), len(rms_decays))
+    passed = adam if start == "momentum" else None
 
     def init(key):
-        return {"network": network.init_network(key, (num_inputs, *hidden_sizes, 3))}
+        sizes = (num_inputs, *hidden_sizes, 3)
+        return {"network": network.init_network(key, sizes, passed)}
 
     def opt_fn(theta, *, specs=None, num_steps=None):
         if schedule == "cosine" and num_steps is None:

@@ -52,6 +52,11 @@ def updated_moments(
     )
 
 
+def first_adam(num_momenta: int, num_second: int) -> int:
+    """The place of the first m rsqrt(r) among the channels."""
+    return 3 + num_momenta + num_second
+
+
 def channels(
     g: Array, p: Array, moments: Moments, *, eps: float = 1e-8, repeats: bool = False
 ) -> Channels:

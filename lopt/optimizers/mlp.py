@@ -16,6 +16,7 @@ from lopt import checks, features
 from lopt.architecture import TIME_SCALES
 from lopt.base import Array, LearnedOptimizer, PyTree
 from lopt.optimizers import network
+from lopt.optimizers.network import STARTS, Start
 from lopt.optimizers.pieces import Channels
 from lopt.optimizers.stored import STATE_DTYPES, StateDtype, stored
 
@@ -35,6 +36,7 @@ def mlp(
     exp_mult: float = 0.001,
     eps: float = 1e-5,
     state_dtype: StateDtype = "float32",
+    start: Start = "random",
 ) -> LearnedOptimizer:
     """An MLP that maps each element's gradient, value and momenta to its update.
 
@@ -49,6 +51,7 @@ def mlp(
       exp_mult: scale of the logarithm of the update's magnitude.
       eps: added to the mean square that a channel is normalized by.
       state_dtype: of accumulators between updates: "bfloat16" halves their memory.
+      start: what theta is at first; see `network.STARTS`.
 
     Raises:
       BrokenRule: a size, a decay or a constant is out of range.
@@ -56,11 +59,15 @@ def mlp(
     checks.check_sizes(hidden_sizes=hidden_sizes)
     checks.check_positive(step_mult=step_mult, eps=eps)
     checks.check_choices(STATE_DTYPES, state_dtype=state_dtype)
+    checks.check_choices(STARTS, start=start)
     checks.check_decays(decays=decays)
     num_inputs = 2 + len(decays) + len(TIME_SCALES)
+    usual = min(range(len(decays)), key=lambda i: abs(decays[i] - 0.9))
+    passed = 2 + usual if start == "momentum" else None
 
     def init(key):
-        return {"network": network.init_network(key, (num_inputs, *hidden_sizes, 2))}
+        sizes = (num_inputs, *hidden_sizes, 2)
+        return {"network": network.init_network(key, sizes, passed)}
 
     def opt_fn(theta, *, specs=None, num_steps=None):
         del num_steps

@@ -21,15 +21,24 @@ but it is evaluated in the cheapest order that gives the same sum:
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from lopt import features, mup, prng
 from lopt.base import Array, MetaParams, Params, PRNGKey, PyTree, Specs
+from lopt.config import BrokenRule
 from lopt.optimizers import per_element, pieces
 from lopt.optimizers.per_element import Layers
 from lopt.optimizers.pieces import Channels
+
+STARTS = ("random", "momentum")
+Start = Literal["random", "momentum"]
+"""What theta is before meta-training: random, as published, or such that the direction is
+the normalized momentum, over the root of a second moment where the network sees that."""
+QUIET = 0.1
+"""Of random weights, beside those that pass an input."""
 
 # Up to this width, activations fit into registers.
 _NARROW = 8
@@ -44,11 +53,23 @@ _CACHED_SLICE = 608
 _LARGE_SLICE = 2**16
 
 
-def init_network(key: PRNGKey, sizes: Sequence[int]) -> MetaParams:
+def init_network(
+    key: PRNGKey, sizes: Sequence[int], passed: int | None = None
+) -> MetaParams:
     """Weights `w0, b0, w1, ...` of a network with these layer sizes, [outputs, inputs].
 
     Weights are normal with standard deviation 1/√inputs, cut at two standard
     deviations; biases are zero.
+
+    Args:
+      key: of the draw.
+      sizes: of the inputs, the hidden layers and the outputs.
+      passed: the input that the first output starts out as: x = relu(x) - relu(-x)
+        through two units of each layer. Other weights of the last one are QUIET times
+        smaller then. None: no such.
+
+    Raises:
+      BrokenRule: an input is to be passed, and a hidden layer has but one unit.
     """
     pairs = list(itertools.pairwise(sizes))
     # One draw for all layers: each further one costs compile time.
@@ -59,7 +80,22 @@ def init_network(key: PRNGKey, sizes: Sequence[int]) -> MetaParams:
         used += n_in * n_out
         theta[f"w{i}"] = w / n_in**0.5
         theta[f"b{i}"] = jnp.zeros(n_out)
-    return theta
+    return theta if passed is None else _passing(theta, passed)
+
+
+def _passing(theta: MetaParams, index: int) -> MetaParams:
+    """The network, its first output now the input of this index."""
+    *hidden, last = (theta[name] for name in theta if name.startswith("w"))
+    if any(len(w) < 2 for w in hidden):
+        sizes = [len(w) for w in hidden]
+        raise BrokenRule("hidden_sizes", "be 2 or more to start as momentum", sizes)
+    reads = jnp.zeros(theta["w0"].shape[1]).at[index].set(1.0)
+    weights = []
+    for w in hidden:
+        weights.append(w.at[:2].set(jnp.stack([reads, -reads])))
+        reads = jnp.zeros(len(w)).at[:2].set(jnp.array([1.0, -1.0]))
+    weights.append((QUIET * last).at[0].add(reads))
+    return theta | {f"w{i}": w for i, w in enumerate(weights)}
 
 
 def apply_network(

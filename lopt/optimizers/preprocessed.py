@@ -9,6 +9,7 @@ import optax
 from lopt import checks
 from lopt.base import LearnedOptimizer
 from lopt.optimizers.adafac_mlp import adafac_mlp
+from lopt.optimizers.network import Start
 
 
 def preprocessed(
@@ -37,6 +38,7 @@ def mup_adafac(
     step_mult: float = 0.01,
     exp_mult: float = 0.001,
     clip_norm: float = 0.0,
+    start: Start = "random",
 ) -> LearnedOptimizer:
     """`adafac_mlp` as μLO publishes it: gradients made finite, optionally clipped.
 
@@ -44,7 +46,7 @@ def mup_adafac(
     is kept: clipping comes first, so that a NaN then makes *all* gradients zero.
 
     Args:
-      hidden_sizes: as in `adafac_mlp`, like all that follow but the last.
+      hidden_sizes: as in `adafac_mlp`, like all that follow but `clip_norm`.
       momentum_decays: decays of the momenta.
       rms_decays: decays of the second moments.
       factored_decays: decays of the factored second moments.
@@ -52,6 +54,7 @@ def mup_adafac(
       exp_mult: scale of the logarithm of the update's magnitude.
       clip_norm: gradients are scaled to this norm over all tensors where theirs is
         larger; 0: never.
+      start: as in `adafac_mlp`.
 
     Raises:
       BrokenRule: an option is out of range.
@@ -70,6 +73,7 @@ def mup_adafac(
             factored_decays=factored_decays,
             step_mult=step_mult,
             exp_mult=exp_mult,
+            start=start,
         ),
         *clipping,
         finite_gradients(),

@@ -20,6 +20,7 @@ from lopt.base import Array, LearnedOptimizer
 from lopt.features import log_abs
 from lopt.numerics import root
 from lopt.optimizers import network, recurrent
+from lopt.optimizers.network import STARTS, Start
 from lopt.optimizers.pieces import Channels, Mean
 from lopt.optimizers.recurrent import LstmState
 
@@ -76,6 +77,7 @@ def rnn_mlp(
     decays: Sequence[float] = (0.5, 0.9, 0.99, 0.999, 0.9999),
     step_mult: float = 0.001,
     exp_mult: float = 0.01,
+    start: Start = "random",
 ) -> LearnedOptimizer:
     """An LSTM for every tensor that steers, and learns from, the MLP of its elements.
 
@@ -93,6 +95,7 @@ def rnn_mlp(
       decays: of the momenta and second moments.
       step_mult: scale of the update.
       exp_mult: scale of the logarithm of the update's magnitude.
+      start: what theta is at first; see `network.STARTS`.
 
     Raises:
       BrokenRule: a size, a decay or a constant is out of range.
@@ -103,15 +106,19 @@ def rnn_mlp(
     )
     checks.check_decays(decays=decays)
     checks.check_positive(step_mult=step_mult, exp_mult=exp_mult)
+    checks.check_choices(STARTS, start=start)
     num_inputs = from_lstm + from_mlp + 14 + MOST_AXES
     num_channels = 3 + 4 * len(decays)
+    usual = min(range(len(decays)), key=lambda i: abs(decays[i] - 0.9))
+    adam = 3 + 2 * len(decays) + usual  # m rsqrt(r)
+    passed = adam if start == "momentum" else None
     num_shared = len(TIME_SCALES) + 3 + lstm_to_mlp
 
     def init(key):
         keys = prng.split(key, 4)
         sizes = (num_channels + num_shared, *hidden_sizes, 2 + from_mlp)
         return {
-            "network": network.init_network(keys[0], sizes),
+            "network": network.init_network(keys[0], sizes, passed),
             "lstm": recurrent.init_lstm(keys[1], num_inputs, hidden_size),
             "to_all": recurrent.init_linear(keys[2], hidden_size, from_lstm),
             "to_mlp": recurrent.init_linear(keys[3], hidden_size, lstm_to_mlp),

@@ -23,6 +23,7 @@ from lopt.base import Array, LearnedOptimizer, MetaParams, Params, Specs
 from lopt.optimizers import channels, course, network, recurrent
 from lopt.optimizers.channels import Moments
 from lopt.optimizers.course import LossAverages
+from lopt.optimizers.network import STARTS, Start
 from lopt.optimizers.pieces import Channels
 from lopt.optimizers.recurrent import LstmState
 
@@ -61,6 +62,7 @@ def velo(
     exp_mult: float = 0.001,
     loss_horizon: int | None = None,
     keeps_lstm_state: bool = True,
+    start: Start = "random",
 ) -> LearnedOptimizer:
     """A recurrent network of tensors that mixes the networks of their elements.
 
@@ -77,6 +79,8 @@ def velo(
       loss_horizon: of the longest mean of the loss; None: the run's length. The released
         weights were trained with 10, by mistake.
       keeps_lstm_state: whether the LSTM remembers; in one released file it does not.
+      start: what theta is at first; see `network.STARTS`. With momentum, networks are
+        mixed alike and steps are about 1.
 
     Raises:
       BrokenRule: a size or a constant is out of range.
@@ -86,9 +90,17 @@ def velo(
         mixture = MIXTURE_SCALE * recurrent.linear(theta["controls"], h) / num_networks
         return Controls(mixture, recurrent.linear(theta["step_size"], h)[:, 0])
 
+    def settled(theta: MetaParams) -> MetaParams:
+        scale = 1.0 / MIXTURE_SCALE
+        return theta | {
+            "controls": recurrent.settled(theta["controls"], scale, scale),
+            "step_size": recurrent.settled(theta["step_size"], network.QUIET, 1.0),
+        }
+
     return mixture_optimizer(
         tensor_inputs,
         controls,
+        settled,
         num_inputs=NUM_INPUTS,
         hidden_size=hidden_size,
         num_networks=num_networks,
@@ -97,12 +109,14 @@ def velo(
         exp_mult=exp_mult,
         loss_horizon=loss_horizon,
         keeps_lstm_state=keeps_lstm_state,
+        start=start,
     )
 
 
 def mixture_optimizer(
     inputs: Callable[[Array, Sequence[Array], Sequence[Moments]], Array],
     controls: Callable[[MetaParams, Array], Controls],
+    settled: Callable[[MetaParams], MetaParams],
     *,
     num_inputs: int,
     hidden_size: int,
@@ -112,6 +126,7 @@ def mixture_optimizer(
     exp_mult: float,
     loss_horizon: int | None = None,
     keeps_lstm_state: bool = True,
+    start: Start = "random",
 ) -> LearnedOptimizer:
     """What VeLO and Celo share.
 
@@ -119,21 +134,28 @@ def mixture_optimizer(
       inputs: of the run's features [18], the tensors and their moments before this
         step's gradient: what the LSTM sees, [T, num_inputs].
       controls: of theta and the LSTM's output [T, H].
+      settled: theta whose controls leave momentum as it is.
       num_inputs: of the LSTM for each tensor.
       hidden_size: and all that follow: as in `velo`.
     """
     checks.check_sizes(hidden_sizes=hidden_sizes, hidden_size=(hidden_size,))
     checks.check_sizes(num_networks=(num_networks,))
     checks.check_positive(step_mult=step_mult, exp_mult=exp_mult)
+    checks.check_choices(STARTS, start=start)
     if loss_horizon is not None:
         checks.check_integers(10, loss_horizon=loss_horizon)
 
+    adam = channels.first_adam(len(MOMENTUM_DECAYS), len(RMS_DECAYS))
+    is_random = start == "random"
+
     def init(key):
         bank_key, *keys = prng.split(key, 6)
-        bank = jax.vmap(network.init_network, (0, None))(
-            prng.split(bank_key, num_networks), (NUM_CHANNELS, *hidden_sizes, 3)
+        bank = jax.vmap(network.init_network, (0, None, None))(
+            prng.split(bank_key, num_networks),
+            (NUM_CHANNELS, *hidden_sizes, 3),
+            None if is_random else adam,
         )
-        return {
+        theta = {
             "network": bank,
             "shared": recurrent.init_linear(keys[0], num_inputs, hidden_size),
             "own": recurrent.init_linear(keys[1], num_inputs, hidden_size),
@@ -141,6 +163,7 @@ def mixture_optimizer(
             "controls": recurrent.init_linear(keys[3], hidden_size, num_networks),
             "step_size": recurrent.init_linear(keys[4], hidden_size, 1),
         }
+        return theta if is_random else settled(theta)
 
     def opt_fn(theta, *, specs=None, num_steps=None):
         if num_steps is None:
