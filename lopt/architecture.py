@@ -5,6 +5,12 @@ lopt/optimizers/.
 """
 
 from collections.abc import Sequence
+from typing import Literal
+
+STARTS = ("random", "momentum")
+Start = Literal["random", "momentum"]
+"""What theta is before meta-training: random, as published, or such that the direction is
+the normalized momentum, over the root of a second moment where the network sees that."""
 
 TIME_SCALES = (1, 3, 10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000)
 """In steps, of time features."""

@@ -82,7 +82,7 @@ def test_what_makes_no_sense_is_refused(name, unchecked_types):
     with pytest.raises(ConfigError, match="`start` must be `random` or `momentum`"):
         OPTIMIZERS[name](start="adam")
     one_unit = OPTIMIZERS[name](start="momentum", hidden_sizes=(4, 1))
-    with pytest.raises(ConfigError, match="`hidden_sizes`.*momentum"):
+    with pytest.raises(ConfigError, match=r"`hidden_sizes`.*momentum"):
         one_unit.init(jax.random.key(0))
 
 

@@ -13,11 +13,10 @@ import jax.numpy as jnp
 import optax
 
 from lopt import checks, features
-from lopt.architecture import TIME_SCALES, adafac_channels
+from lopt.architecture import STARTS, TIME_SCALES, Start, adafac_channels
 from lopt.base import Array, LearnedOptimizer, PyTree
 from lopt.features import FactoredMoment, FullMoment
 from lopt.optimizers import network
-from lopt.optimizers.network import STARTS, Start
 from lopt.optimizers.pieces import Channels
 from lopt.optimizers.stored import STATE_DTYPES, StateDtype, stored
 
@@ -60,7 +59,7 @@ def adafac_mlp(
       exp_mult: scale of the logarithm of the update's magnitude.
       eps: added to the mean square that a channel is normalized by.
       state_dtype: of accumulators between updates: "bfloat16" halves their memory.
-      start: what theta is at first; see `network.STARTS`.
+      start: what theta is at first; see `architecture.STARTS`.
 
     Raises:
       BrokenRule: a size, a decay or a constant is out of range.

@@ -12,11 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from lopt import checks
-from lopt.architecture import NUM_COURSE
+from lopt.architecture import NUM_COURSE, Start
 from lopt.base import Array, LearnedOptimizer, MetaParams
 from lopt.optimizers import network, recurrent
 from lopt.optimizers.channels import Moments
-from lopt.optimizers.network import Start
 from lopt.optimizers.velo import Controls, mixture_optimizer
 
 
@@ -44,7 +43,8 @@ def celo(
       hidden_sizes: widths of their hidden layers.
       step_mult: scale of the update.
       exp_mult: scale of the logarithm of the update's magnitude.
-      start: what theta is at first; see `network.STARTS`. With momentum, s is about 1.
+      start: what theta is at first; see `architecture.STARTS`. With momentum, s is
+        about 1.
 
     Raises:
       BrokenRule: a size or a constant is out of range.

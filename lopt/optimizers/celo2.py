@@ -21,7 +21,7 @@ import optax
 from jax.typing import ArrayLike
 
 from lopt import checks, features, mup
-from lopt.architecture import CLIP, velo_channels
+from lopt.architecture import CLIP, STARTS, Start, velo_channels
 from lopt.base import Array, LearnedOptimizer, MetaParams, ParamSpec
 from lopt.bases import orthogonalize as semi_orthogonal
 from lopt.numerics import root
@@ -34,7 +34,6 @@ from lopt.optimizers.channels import (
     init_moments,
     updated_moments,
 )
-from lopt.optimizers.network import STARTS, Start
 from lopt.optimizers.pieces import Channels
 from lopt.optimizers.stored import STATE_DTYPES, StateDtype, stored
 from lopt.packing import as_matrices, from_matrices
@@ -98,7 +97,7 @@ def celo2(
         embeddings to AdamW; or, as published, the "last" two axes of any tensor that has
         as many, once for each place along the others.
       state_dtype: of accumulators between updates: "bfloat16" halves their memory.
-      start: what theta is at first; see `network.STARTS`.
+      start: what theta is at first; see `architecture.STARTS`.
 
     Raises:
       BrokenRule: a size, a decay or a constant is out of range.

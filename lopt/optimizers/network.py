@@ -21,7 +21,6 @@ but it is evaluated in the cheapest order that gives the same sum:
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -33,10 +32,6 @@ from lopt.optimizers import per_element, pieces
 from lopt.optimizers.per_element import Layers
 from lopt.optimizers.pieces import Channels
 
-STARTS = ("random", "momentum")
-Start = Literal["random", "momentum"]
-"""What theta is before meta-training: random, as published, or such that the direction is
-the normalized momentum, over the root of a second moment where the network sees that."""
 QUIET = 0.1
 """Of random weights, beside those that pass an input."""
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from lopt import checks
+from lopt.architecture import Start
 from lopt.base import LearnedOptimizer
 from lopt.optimizers.adafac_mlp import adafac_mlp
-from lopt.optimizers.network import Start
 
 
 def preprocessed(

@@ -15,12 +15,11 @@ import optax
 from jax.typing import ArrayLike
 
 from lopt import checks, features, prng
-from lopt.architecture import TIME_SCALES
+from lopt.architecture import STARTS, TIME_SCALES, Start
 from lopt.base import Array, LearnedOptimizer
 from lopt.features import log_abs
 from lopt.numerics import root
 from lopt.optimizers import network, recurrent
-from lopt.optimizers.network import STARTS, Start
 from lopt.optimizers.pieces import Channels, Mean
 from lopt.optimizers.recurrent import LstmState
 
@@ -95,7 +94,7 @@ def rnn_mlp(
       decays: of the momenta and second moments.
       step_mult: scale of the update.
       exp_mult: scale of the logarithm of the update's magnitude.
-      start: what theta is at first; see `network.STARTS`.
+      start: what theta is at first; see `architecture.STARTS`.
 
     Raises:
       BrokenRule: a size, a decay or a constant is out of range.

@@ -18,12 +18,11 @@ import jax.numpy as jnp
 import optax
 
 from lopt import checks, features, mup, prng
-from lopt.architecture import CLIP, NUM_COURSE, velo_channels
+from lopt.architecture import CLIP, NUM_COURSE, STARTS, Start, velo_channels
 from lopt.base import Array, LearnedOptimizer, MetaParams, Params, Specs
 from lopt.optimizers import channels, course, network, recurrent
 from lopt.optimizers.channels import Moments
 from lopt.optimizers.course import LossAverages
-from lopt.optimizers.network import STARTS, Start
 from lopt.optimizers.pieces import Channels
 from lopt.optimizers.recurrent import LstmState
 
@@ -79,8 +78,8 @@ def velo(
       loss_horizon: of the longest mean of the loss; None: the run's length. The released
         weights were trained with 10, by mistake.
       keeps_lstm_state: whether the LSTM remembers; in one released file it does not.
-      start: what theta is at first; see `network.STARTS`. With momentum, networks are
-        mixed alike and steps are about 1.
+      start: what theta is at first; see `architecture.STARTS`. With momentum, networks
+        are mixed alike and steps are about 1.
 
     Raises:
       BrokenRule: a size or a constant is out of range.

@@ -66,7 +66,7 @@ class Architecture:
     """
 
     layouts: tuple[Layout, ...]
-    starting: tuple[str, ...] = ()
+    starting: tuple[str, ...] = ("start",)
 
 
 def _fixed(names: dict[str, str]) -> Layout:

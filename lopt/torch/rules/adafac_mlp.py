@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lopt import checks
-from lopt.architecture import TIME_SCALES, adafac_channels
+from lopt.architecture import TIME_SCALES, Start, adafac_channels
 from lopt.specs import ParamSpec, update_multiplier
 from lopt.torch import features, network, shards
 from lopt.torch.features import Piece
@@ -38,6 +38,7 @@ def adafac_mlp(
     exp_mult: float = 0.001,
     eps: float = 1e-5,
     state_dtype: StateDtype = "float32",
+    start: Start = "random",
 ) -> Rule:
     """p ← p - λ · step_mult · a · exp(exp_mult · b), for outputs (a, b) of the network.
 
@@ -47,7 +48,7 @@ def adafac_mlp(
       BrokenRule: an option is out of range.
       CheckpointError: theta is not of these options.
     """
-    del num_steps
+    del num_steps, start
     checks.check_positive(step_mult=step_mult, eps=eps)
     initial = {
         "momentum_decays": momentum_decays,

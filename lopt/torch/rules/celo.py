@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lopt import checks
-from lopt.architecture import NUM_COURSE
+from lopt.architecture import NUM_COURSE, Start
 from lopt.torch import recurrent
 from lopt.torch.rule import Rule, Theta
 from lopt.torch.rules.velo import Controls, mixture_rule
@@ -28,6 +28,7 @@ def celo(
     hidden_sizes: Sequence[int] = (4, 4),
     step_mult: float = 0.001,
     exp_mult: float = 0.001,
+    start: Start = "random",
 ) -> Rule:
     """p ← p - λ · s · step_mult · a · exp(exp_mult · b) · √(mean(p²) + 1e-9).
 
@@ -38,6 +39,7 @@ def celo(
       CheckpointError: theta is not of these options.
       TypeError: no `num_steps`.
     """
+    del start
     checks.check_choices((1, 2), phase=phase)
 
     def controls(h: Tensor) -> Controls:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lopt import checks
-from lopt.architecture import CLIP, velo_channels
+from lopt.architecture import CLIP, Start, velo_channels
 from lopt.specs import ParamSpec, update_multiplier
 from lopt.torch import features, network, shards
 from lopt.torch.bases import orthogonalize as semi_orthogonal
@@ -50,6 +50,7 @@ def celo2(
     vectors: Literal["adamw", "adam", "learned"] = "adamw",
     axes: Literal["specs", "last"] = "specs",
     state_dtype: StateDtype = "float32",
+    start: Start = "random",
 ) -> Rule:
     """p ← p - η (λ u + ω p), for a direction u of unit RMS.
 
@@ -60,6 +61,7 @@ def celo2(
       CheckpointError: theta is not of these options.
       TypeError: a cosine, and no `num_steps`.
     """
+    del start
     checks.check_positive(learning_rate=learning_rate, vector_mult=vector_mult)
     checks.check_not_negative(weight_decay=weight_decay)
     decays = {

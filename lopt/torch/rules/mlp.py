@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lopt import checks
-from lopt.architecture import TIME_SCALES
+from lopt.architecture import TIME_SCALES, Start
 from lopt.specs import ParamSpec, update_multiplier
 from lopt.torch import features, network, shards
 from lopt.torch.features import Piece
@@ -34,6 +34,7 @@ def mlp(
     exp_mult: float = 0.001,
     eps: float = 1e-5,
     state_dtype: StateDtype = "float32",
+    start: Start = "random",
 ) -> Rule:
     """p ← p - λ · step_mult · a · exp(exp_mult · b), for outputs (a, b) of the network.
 
@@ -43,7 +44,7 @@ def mlp(
       BrokenRule: an option is out of range.
       CheckpointError: theta is not of these options.
     """
-    del num_steps
+    del num_steps, start
     checks.check_positive(step_mult=step_mult, eps=eps)
     checks.check_decays(decays=decays)
     num_inputs = 2 + len(decays) + len(TIME_SCALES)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lopt import checks
+from lopt.architecture import Start
 from lopt.specs import ParamSpec
 from lopt.torch import shards
 from lopt.torch.rule import Rule, State, Theta
@@ -29,6 +30,7 @@ def mup_adafac(
     step_mult: float = 0.01,
     exp_mult: float = 0.001,
     clip_norm: float = 0.0,
+    start: Start = "random",
 ) -> Rule:
     """`adafac_mlp`, gradients clipped first, then made finite; options as of the pair."""
     checks.check_not_negative(clip_norm=clip_norm)
@@ -41,6 +43,7 @@ def mup_adafac(
         factored_decays=factored_decays,
         step_mult=step_mult,
         exp_mult=exp_mult,
+        start=start,
     )
     return _Preprocessed(rule, clip_norm)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lopt import checks
-from lopt.architecture import TIME_SCALES
+from lopt.architecture import TIME_SCALES, Start
 from lopt.specs import ParamSpec, update_multiplier
 from lopt.torch import features, network, recurrent, shards
 from lopt.torch.features import Piece, log_abs
@@ -54,6 +54,7 @@ def rnn_mlp(
     decays: Sequence[float] = (0.5, 0.9, 0.99, 0.999, 0.9999),
     step_mult: float = 0.001,
     exp_mult: float = 0.01,
+    start: Start = "random",
 ) -> Rule:
     """p ← p - λ · step_mult · a · exp(exp_mult · b); options are those of the pair.
 
@@ -61,7 +62,7 @@ def rnn_mlp(
       BrokenRule: an option is out of range.
       CheckpointError: theta is not of these options.
     """
-    del num_steps
+    del num_steps, start
     checks.check_decays(decays=decays)
     checks.check_positive(step_mult=step_mult, exp_mult=exp_mult)
     num_channels = 3 + 4 * len(decays)

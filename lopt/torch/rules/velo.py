@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lopt import checks
-from lopt.architecture import CLIP, NUM_COURSE, velo_channels
+from lopt.architecture import CLIP, NUM_COURSE, Start, velo_channels
 from lopt.specs import ParamSpec, update_multiplier
 from lopt.torch import course, features, network, recurrent, shards
 from lopt.torch.channels import channels, seen
@@ -60,6 +60,7 @@ def velo(
     exp_mult: float = 0.001,
     loss_horizon: int | None = None,
     keeps_lstm_state: bool = True,
+    start: Start = "random",
 ) -> Rule:
     """p ← p - λ · s · step_mult · a · exp(exp_mult · b) · √(mean(p²) + 1e-9).
 
@@ -70,6 +71,7 @@ def velo(
       CheckpointError: theta is not of these options.
       TypeError: no `num_steps`.
     """
+    del start
 
     def controls(h: Tensor) -> Controls:
         mixture = MIXTURE_SCALE * recurrent.linear(theta["controls"], h) / num_networks
