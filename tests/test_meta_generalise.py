@@ -20,7 +20,7 @@ def test_every_cell_differs_in_one_property():
     assert list(cells) == list(plain)
     center = cells["center"]
     assert {k: center[k] for k in ("width", "depth", "num_steps")} == {
-        "width": 32, "depth": 3, "num_steps": 500,
+        "width": 32, "depth": 2, "num_steps": 200,
     }  # fmt: skip
     wide = {"width": 1024, "form": "mup", "base_width": 32}
     assert cells["width 1024"] == center | wide
@@ -43,7 +43,7 @@ def test_training_is_small_and_in_one_form(name, form):
         assert task.options["width"] <= 64 and task.options["form"] == form
         base = 32 if form == "mup" else task.options["width"]
         assert task.options["base_width"] == base
-    assert (3, 32) not in {(t.options["depth"], t.options["width"]) for t in config.tasks}
+    assert (2, 32) not in {(t.options["depth"], t.options["width"]) for t in config.tasks}
 
 
 def test_plain_tasks_have_no_multipliers():
