@@ -225,12 +225,16 @@ def fitting(seconds: float, each: float) -> int:
 
 def summary(content: dict[str, Any], form: str) -> str:
     """A line for each baseline: in how many cells an architecture is level or better."""
+    cells = content["cells"].values()
     lines = []
     for over in OVER:
-        cells = content["cells"].values()
-        found = [x for cell in cells for x in generalise.values(cell, over)]
-        share = f"{sum(x >= 1 for x in found) / len(found):.0%} of {len(found)}"
-        lines.append(f"{form}: level with {over} or better in {share} cells")
+        found = [x[over] for cell in cells for x in cell["speed_up"].values()]
+        level = sum(x["value"] >= 1 for x in found) / len(found)
+        not_worse = sum(x["interval80"][1] >= 1 for x in found) / len(found)
+        lines.append(
+            f"{form}: level with {over} or better in {level:.0%} of {len(found)} cells, "
+            f"its 80 % interval not below 1 in {not_worse:.0%}"
+        )
     return "\n".join(lines)
 
 

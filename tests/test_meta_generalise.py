@@ -160,3 +160,21 @@ def test_in_small_from_end_to_end(tmp_path, monkeypatch):
     for cell in content["cells"].values():
         assert set(cell["loss"]) == {"learnable_adam", "adamw", "muon"}
         assert set(cell["speed_up"]["learnable_adam"]) == {"adamw", "muon"}
+
+
+def test_the_summary_counts_cells_and_intervals():
+    def found(value, high):
+        return {"value": value, "interval80": [0.3, high]}
+
+    rows = [(1.2, 1.5), (0.9, 1.1), (0.5, 0.8), (0.25, 0.25)]
+    cell = {
+        "speed_up": {
+            str(i): {"adamw": found(*row), "muon": found(0.25, 0.25)}
+            for i, row in enumerate(rows)
+        }
+    }
+    text = meta_generalise.summary({"cells": {"center": cell, "depth 6": cell}}, "mup")
+    adamw, muon = text.splitlines()
+    assert "level with adamw or better in 25% of 8 cells" in adamw
+    assert adamw.endswith("not below 1 in 50%")
+    assert "muon or better in 0% of 8 cells" in muon and muon.endswith("in 0%")
