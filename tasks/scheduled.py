@@ -55,9 +55,8 @@ def scheduled(
         depth = (LAYERS / num_layers(specs)) ** theta["depth_exponent"]
 
         def rate(step):
-            return (
-                depth * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / num_steps, 1.0)))
-            )
+            progress = jnp.minimum(step / num_steps, 1.0)
+            return depth * 0.5 * (1 + jnp.cos(jnp.pi * progress))
 
         return optax.chain(
             inner.opt_fn(theta["architecture"], specs=specs, num_steps=num_steps),

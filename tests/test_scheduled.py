@@ -1,6 +1,7 @@
 """tasks/scheduled.py: a cosine and weight decay around an architecture."""
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from exported import assert_same_bits, train
 
 import lopt
+from lopt import mup
 from lopt.checkpoint import load, read, save_file
 from lopt.errors import ConfigError
 from lopt.optimizers import OPTIMIZERS
@@ -17,7 +19,9 @@ from lopt.optimizers import OPTIMIZERS
 FILE = Path(__file__).parents[1] / "tasks" / "scheduled.py"
 
 
-def test_it_is_the_update_and_decay_under_a_cosine():
+@pytest.mark.parametrize("layers", [None, 4, 9])
+def test_it_is_the_update_and_decay_under_a_cosine(layers):
+    """Slower where the network is deeper, and decay of matrices alone."""
     scheduled = runpy.run_path(str(FILE))["scheduled"]
     wrapped = scheduled(architecture="learnable_adam", weight_decay=0.5, b1=0.5)
     inner = OPTIMIZERS["learnable_adam"](b1=0.5)
@@ -25,8 +29,11 @@ def test_it_is_the_update_and_decay_under_a_cosine():
     assert jax.tree.all(
         jax.tree.map(jnp.array_equal, theta["architecture"], inner.init(key))
     )
-    p, num_steps = {"w": jnp.asarray([[1.0, -2.0], [0.5, 3.0]])}, 4
-    ours = wrapped.opt_fn(theta, num_steps=num_steps)
+    theta |= {"log_step": jnp.log(3.0), "depth_exponent": jnp.float32(1.5)}
+    p, num_steps = {"w": jnp.asarray([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.ones(2)}, 4
+    specs = mup.infer_specs(p)
+    specs = jax.tree.map(lambda s: replace(s, num_layers=layers), specs)
+    ours = wrapped.opt_fn(theta, specs=specs if layers else None, num_steps=num_steps)
     theirs = inner.opt_fn(theta["architecture"])
     state, their_state = ours.init(p), theirs.init(p)
     for i in range(6):
@@ -34,8 +41,10 @@ def test_it_is_the_update_and_decay_under_a_cosine():
         updates, state = ours.update(g, state, p, value=1.0)
         plain, their_state = theirs.update(g, their_state, p, value=1.0)
         factor = 0.5 * (1 + np.cos(np.pi * min(i / num_steps, 1)))
-        expected = factor * (plain["w"] - 0.5 * p["w"])
-        np.testing.assert_allclose(updates["w"], expected, rtol=1e-5, atol=1e-7)
+        factor *= (4 / (layers or 4)) ** 1.5
+        for name, decay in (("w", 0.5), ("b", 0.0)):
+            expected = factor * (3.0 * plain[name] - decay * p[name])
+            np.testing.assert_allclose(updates[name], expected, rtol=1e-5, atol=1e-7)
     with pytest.raises(TypeError, match="num_steps"):
         wrapped.opt_fn(theta)
 
