@@ -5,18 +5,17 @@
 
 Each architecture is meta-trained twice on MLPs of widths up to 64, depths up to 3 and
 runs up to 500 steps: in muP form with multipliers, and plain without, for as many outer
-steps as fit into the minutes, or as the JSON says that did. Both are then tested where
-one property at a time is larger, in their own form, against AdamW and Muon tuned for
-that cell, as by scripts/generalise.py. All but `layerwise`, which has its own, have a
-cosine and a learned weight decay around them. Speed-ups and losses of a form go into
-meta_generalise-FORM.json of benchmarks/, the speed-ups into the heat maps of
+steps as fit into the minutes, the same in both forms. Both are then tested where one
+property at a time is larger, in their own form, against AdamW and Muon tuned for that
+cell, as by scripts/generalise.py. All but `layerwise`, which has its own, have a cosine,
+a law of depth and a learned weight decay around them. Speed-ups and losses of a form go
+into meta_generalise-FORM.json of benchmarks/, the speed-ups into the heat maps of
 meta_generalise-FORM.png, and the runs into runs/meta_generalise. All goes on where it
 was stopped.
 
-With all 12 architectures, 10 minutes each and the whole grid it takes many hours: on
-two cores a run of 5000 steps at width 1024 alone is half an hour. Of the first two
-tries benchmarks/LOG.md tells; meta_generalise-mup.json is of the second, at commit
-9c58e5b.
+With all 12 architectures, 10 minutes each and the whole grid it takes many hours: on two
+cores the cell of width 512 alone is 13 minutes. Of the tries so far benchmarks/LOG.md
+tells.
 """
 
 import argparse
@@ -105,11 +104,11 @@ def run_form(form: str, options: argparse.Namespace) -> dict[str, Any]:
     """All runs, then every cell that is not there yet, and the files after each."""
     from lopt.optimizers import OPTIMIZERS
 
-    out = options.out.with_name(f"{options.out.name}-{form}")
-    options = argparse.Namespace(**vars(options) | {"out": out})
+    out = out_of(form, options)
     names = options.optimizer or list(OPTIMIZERS)
     learned = {name: trained(name, form, options) for name in names}
-    content = generalise.start(options, learned)
+    own = argparse.Namespace(**vars(options) | {"out": out})
+    content = generalise.start(own, learned)
     content["command"] = " ".join(["python", "scripts/meta_generalise.py", *sys.argv[1:]])
     content["minutes"] = options.minutes
     content["outer_steps"] = {n: c.header.card["outer_steps"] for n, c in learned.items()}
@@ -124,6 +123,11 @@ def run_form(form: str, options: argparse.Namespace) -> dict[str, Any]:
         generalise.write_json(content, out)
         print(f"{title}: {generalise.row(content['cells'][name], OVER)}", flush=True)
     return content
+
+
+def out_of(form: str, options: argparse.Namespace) -> Path:
+    """The files of a form, without suffix."""
+    return options.out.with_name(f"{options.out.name}-{form}")
 
 
 def told(name: str):
@@ -212,10 +216,14 @@ def trained(name: str, form: str, options: argparse.Namespace):
 
 
 def steps_before(options: argparse.Namespace) -> dict[str, int]:
-    """The outer steps of runs of as many minutes, as far as they were written down."""
-    path = options.out.with_suffix(".json")
-    content = json.loads(path.read_text()) if path.is_file() else {"minutes": None}
-    return content["outer_steps"] if content["minutes"] == options.minutes else {}
+    """The outer steps of runs of as many minutes, in either form, if written down."""
+    steps = {}
+    for form in FORMS:
+        path = out_of(form, options).with_suffix(".json")
+        content = json.loads(path.read_text()) if path.is_file() else {"minutes": None}
+        if content["minutes"] == options.minutes:
+            steps |= content["outer_steps"]
+    return steps
 
 
 def fitting(seconds: float, each: float) -> int:

@@ -84,11 +84,11 @@ def test_an_architecture_is_trained_once(tmp_path, monkeypatch):
         meta_generalise.trained("learnable_sgd", "mup", options)
 
 
-def test_a_run_that_is_lost_is_made_again_from_what_was_written(tmp_path, monkeypatch):
+def test_both_forms_have_as_many_steps_and_so_has_a_lost_run(tmp_path, monkeypatch):
     quick = load_suite("quick", ["optimizer.name=learnable_sgd"])
     monkeypatch.setattr(meta_generalise, "config_of", lambda name, form: quick)
     written = {"minutes": 1.0, "outer_steps": {"learnable_sgd": 2}}
-    (tmp_path / "g.json").write_text(json.dumps(written))
+    (tmp_path / "g-plain.json").write_text(json.dumps(written))
     options = SimpleNamespace(runs=tmp_path / "runs", minutes=1.0, out=tmp_path / "g")
     found = meta_generalise.trained("learnable_sgd", "mup", options)
     assert found.header.card["outer_steps"] == 2
@@ -133,10 +133,10 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
         content = json.loads((tmp_path / f"g-{form}.json").read_text())
         assert list(content["cells"]) == ["center", "width 64"]
         assert set(content["files"]) == {"mlp", "celo2"}
-    lines = capsys.readouterr().out.splitlines()
-    assert "mup: level with adamw or better in 50% of 4 cells" in lines
-    assert "mup: level with muon or better in 0% of 4 cells" in lines
-    assert "plain: level with adamw or better in 0% of 4 cells" in lines
+    printed = capsys.readouterr().out
+    assert "mup: level with adamw or better in 50% of 4 cells" in printed
+    assert "mup: level with muon or better in 0% of 4 cells" in printed
+    assert "plain: level with adamw or better in 0% of 4 cells" in printed
     assert {path.name for path in tmp_path.iterdir()} == {
         f"g-{form}.{kind}" for form in meta_generalise.FORMS for kind in ("json", "png")
     }
