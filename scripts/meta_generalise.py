@@ -56,11 +56,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "rnn_mlp": ADAM,
     "velo": RELATIVE | {"hidden_size": 32, "num_networks": 16},
 }
-"""Networks start as momentum, with the step and decay that suit that at the center."""
+"""Networks start as momentum, with the step and decay that suit that on 3x32, 500 steps
+(valid split; benchmarks/LOG.md)."""
 SCHEDULED = str(ROOT / "tasks/scheduled.py:scheduled")
 """A cosine, decay and law of depth around all but `layerwise`, which has its own."""
-SIGMA: dict[str, Any] = {"layerwise": 0.05}
-SIGMA["velo"] = {"default": 0.02, "architecture/controls": 0.0}
+SIGMA: dict[str, Any] = {
+    "layerwise": 0.05,
+    "velo": {"default": 0.02, "architecture/controls": 0.0},
+}
 """Of the perturbations; 0.02 for the others. A hundredfold of what `velo`'s controls say
 is how it mixes its networks: minutes are too few to learn that."""
 OUTER_RATE = {"learnable_adam": 0.01, "learnable_sgd": 0.01, "learnable_sgdm": 0.01}

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 import lopt
-from lopt import checks
+from lopt import checks, mup
 from lopt.optimizers import OPTIMIZERS
 
 LAYERS = 4
@@ -61,7 +61,7 @@ def scheduled(
         return optax.chain(
             inner.opt_fn(theta["architecture"], specs=specs, num_steps=num_steps),
             optax.scale(jnp.exp(theta["log_step"])),
-            optax.add_decayed_weights(-jnp.exp(theta["log_decay"]), mask=matrices),
+            optax.add_decayed_weights(-jnp.exp(theta["log_decay"]), mask=matrices(specs)),
             optax.scale_by_schedule(rate),
         )
 
@@ -74,6 +74,11 @@ def num_layers(specs: Any) -> int:
     return max((n for n in numbers if n), default=LAYERS)
 
 
-def matrices(params: Any) -> Any:
-    """Which tensors decay."""
-    return jax.tree.map(lambda p: p.ndim > 1, params)
+def matrices(specs: Any) -> Any:
+    """Of parameters, which decay."""
+
+    def mask(params):
+        known = mup.infer_specs(params) if specs is None else specs
+        return jax.tree.map(lambda spec: spec.is_matrix, known)
+
+    return mask

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from lopt import checks, features
-from lopt.architecture import STARTS, TIME_SCALES, Start, adafac_channels
+from lopt.architecture import TIME_SCALES, Start, adafac_channels
 from lopt.base import Array, LearnedOptimizer, PyTree
 from lopt.features import FactoredMoment, FullMoment
 from lopt.optimizers import network
@@ -67,7 +67,6 @@ def adafac_mlp(
     checks.check_sizes(hidden_sizes=hidden_sizes)
     checks.check_positive(step_mult=step_mult, eps=eps)
     checks.check_choices(STATE_DTYPES, state_dtype=state_dtype)
-    checks.check_choices(STARTS, start=start)
     checks.check_decays(
         momentum_decays=momentum_decays,
         rms_decays=rms_decays,
@@ -79,7 +78,7 @@ def adafac_mlp(
     decays = (momentum_decays, rms_decays, factored_decays)
     num_inputs = adafac_channels(*map(len, decays)) + len(TIME_SCALES)
     adam = 2 + len(momentum_decays) + len(rms_decays)  # the first m rsqrt(r)
-    passed = adam if start == "momentum" else None
+    passed = network.passed(start, adam, momentum_decays)
 
     def init(key):
         return {

@@ -21,7 +21,7 @@ import optax
 from jax.typing import ArrayLike
 
 from lopt import checks, features, mup
-from lopt.architecture import CLIP, STARTS, Start, velo_channels
+from lopt.architecture import CLIP, Start, velo_channels
 from lopt.base import Array, LearnedOptimizer, MetaParams, ParamSpec
 from lopt.bases import orthogonalize as semi_orthogonal
 from lopt.numerics import root
@@ -106,7 +106,6 @@ def celo2(
     checks.check_positive(learning_rate=learning_rate, vector_mult=vector_mult)
     checks.check_not_negative(weight_decay=weight_decay)
     checks.check_choices(STATE_DTYPES, state_dtype=state_dtype)
-    checks.check_choices(STARTS, start=start)
     checks.check_decays(
         momentum_decays=momentum_decays,
         rms_decays=rms_decays,
@@ -118,7 +117,7 @@ def celo2(
     all_decays = (momentum_decays, rms_decays, factored_decays)
     num_inputs = velo_channels(*map(len, all_decays))
     adam = first_adam(len(momentum_decays), len(rms_decays))
-    passed = adam if start == "momentum" else None
+    passed = network.passed(start, adam, momentum_decays)
 
     def init(key):
         sizes = (num_inputs, *hidden_sizes, 3)

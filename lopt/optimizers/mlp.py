@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from lopt import checks, features
-from lopt.architecture import STARTS, TIME_SCALES, Start
+from lopt.architecture import TIME_SCALES, Start
 from lopt.base import Array, LearnedOptimizer, PyTree
 from lopt.optimizers import network
 from lopt.optimizers.pieces import Channels
@@ -58,11 +58,9 @@ def mlp(
     checks.check_sizes(hidden_sizes=hidden_sizes)
     checks.check_positive(step_mult=step_mult, eps=eps)
     checks.check_choices(STATE_DTYPES, state_dtype=state_dtype)
-    checks.check_choices(STARTS, start=start)
     checks.check_decays(decays=decays)
     num_inputs = 2 + len(decays) + len(TIME_SCALES)
-    usual = min(range(len(decays)), key=lambda i: abs(decays[i] - 0.9))
-    passed = 2 + usual if start == "momentum" else None
+    passed = network.passed(start, 2, decays)
 
     def init(key):
         sizes = (num_inputs, *hidden_sizes, 2)

@@ -25,7 +25,8 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from lopt import features, mup, prng
+from lopt import checks, features, mup, prng
+from lopt.architecture import STARTS, Start
 from lopt.base import Array, MetaParams, Params, PRNGKey, PyTree, Specs
 from lopt.config import BrokenRule
 from lopt.optimizers import per_element, pieces
@@ -76,6 +77,23 @@ def init_network(
         theta[f"w{i}"] = w / n_in**0.5
         theta[f"b{i}"] = jnp.zeros(n_out)
     return theta if passed is None else _passing(theta, passed)
+
+
+def passed(start: Start, first: int, decays: Sequence[float]) -> int | None:
+    """The input that a network passes at its start, if it starts as momentum.
+
+    Args:
+      start: one of `STARTS`.
+      first: the place of the inputs that are made of momenta, one for each decay.
+      decays: theirs; the one closest to 0.9 is passed.
+
+    Raises:
+      BrokenRule: there is no such start.
+    """
+    checks.check_choices(STARTS, start=start)
+    if start == "random":
+        return None
+    return first + min(range(len(decays)), key=lambda i: abs(decays[i] - 0.9))
 
 
 def _passing(theta: MetaParams, index: int) -> MetaParams:

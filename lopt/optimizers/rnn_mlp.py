@@ -15,7 +15,7 @@ import optax
 from jax.typing import ArrayLike
 
 from lopt import checks, features, prng
-from lopt.architecture import STARTS, TIME_SCALES, Start
+from lopt.architecture import TIME_SCALES, Start
 from lopt.base import Array, LearnedOptimizer
 from lopt.features import log_abs
 from lopt.numerics import root
@@ -105,12 +105,10 @@ def rnn_mlp(
     )
     checks.check_decays(decays=decays)
     checks.check_positive(step_mult=step_mult, exp_mult=exp_mult)
-    checks.check_choices(STARTS, start=start)
     num_inputs = from_lstm + from_mlp + 14 + MOST_AXES
     num_channels = 3 + 4 * len(decays)
-    usual = min(range(len(decays)), key=lambda i: abs(decays[i] - 0.9))
-    adam = 3 + 2 * len(decays) + usual  # m rsqrt(r)
-    passed = adam if start == "momentum" else None
+    adam = 3 + 2 * len(decays)  # the first m rsqrt(r)
+    passed = network.passed(start, adam, decays)
     num_shared = len(TIME_SCALES) + 3 + lstm_to_mlp
 
     def init(key):

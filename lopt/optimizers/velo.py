@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from lopt import checks, features, mup, prng
-from lopt.architecture import CLIP, NUM_COURSE, STARTS, Start, velo_channels
+from lopt.architecture import CLIP, NUM_COURSE, Start, velo_channels
 from lopt.base import Array, LearnedOptimizer, MetaParams, Params, Specs
 from lopt.optimizers import channels, course, network, recurrent
 from lopt.optimizers.channels import Moments
@@ -140,19 +140,18 @@ def mixture_optimizer(
     checks.check_sizes(hidden_sizes=hidden_sizes, hidden_size=(hidden_size,))
     checks.check_sizes(num_networks=(num_networks,))
     checks.check_positive(step_mult=step_mult, exp_mult=exp_mult)
-    checks.check_choices(STARTS, start=start)
     if loss_horizon is not None:
         checks.check_integers(10, loss_horizon=loss_horizon)
 
     adam = channels.first_adam(len(MOMENTUM_DECAYS), len(RMS_DECAYS))
-    is_random = start == "random"
+    passed = network.passed(start, adam, MOMENTUM_DECAYS)
 
     def init(key):
         bank_key, *keys = prng.split(key, 6)
         bank = jax.vmap(network.init_network, (0, None, None))(
             prng.split(bank_key, num_networks),
             (NUM_CHANNELS, *hidden_sizes, 3),
-            None if is_random else adam,
+            passed,
         )
         theta = {
             "network": bank,
@@ -162,7 +161,7 @@ def mixture_optimizer(
             "controls": recurrent.init_linear(keys[3], hidden_size, num_networks),
             "step_size": recurrent.init_linear(keys[4], hidden_size, 1),
         }
-        return theta if is_random else settled(theta)
+        return theta if passed is None else settled(theta)
 
     def opt_fn(theta, *, specs=None, num_steps=None):
         if num_steps is None:
