@@ -110,11 +110,15 @@ def test_settings_that_do_not_fit(settings, message):
         import_file(DATA / "meta_mlp.safetensors", "mup_adafac", settings)
 
 
-def test_what_theta_replaces_cannot_be_set(tmp_path):
-    file = write(tmp_path / "x.state", PUBLISHED["learnable_sgd"])
-    with pytest.raises(ConfigError, match="`learning_rate` only says where"):
-        import_file(file, "learnable_sgd", {"learning_rate": 0.5})
-    assert import_file(file, "learnable_sgd").constants == {}
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [("learnable_sgd", "learning_rate", 0.5), ("celo2", "start", "momentum")],
+)
+def test_what_theta_replaces_cannot_be_set(name, option, value, tmp_path):
+    file = write(tmp_path / "x.state", PUBLISHED[name])
+    with pytest.raises(ConfigError, match=f"`{option}` only says where"):
+        import_file(file, name, {option: value})
+    assert option not in import_file(file, name).constants
 
 
 def test_files_of_lopt_need_no_import(tmp_path):
