@@ -33,6 +33,11 @@ UNKNOWN_LAYERS = 3
 LOGIT_GAIN = 3.0
 """Of its outputs as logits: a share needs 3 to go from 0.05 to 0.5, a step size less."""
 
+DECAY_GAIN = 0.25
+"""Of its output for the decay: 1.4 times the best decay costs a deep network more than 2
+times the best step size does. With a gain of 1 that is most of what an evolution
+strategy's perturbations do."""
+
 EMA_DECAYS = (0.9, 0.99, 1.0)
 """Time scales of its averages, the last one keeps the first value for good."""
 

@@ -26,7 +26,7 @@ def test_layerwise_starts_from_its_prior(key):
         grads = random_tree({"v": (4,), "w": (3, 5)}, jax.random.fold_in(key, i))
         seen.append({name: np.asarray(g) for name, g in grads.items()})
         updates, state = optimizer.update(grads, state, params, value=1.0)
-    rate = 0.03 / (1 + 2 / 30) * (1 - 0.95 * 2 / 100)
+    rate = 0.015 / (1 + 2 / 1000) * (1 - 0.95 * 2 / 100)
 
     def blended(name):
         total = 0.2 * seen[2][name]
@@ -66,7 +66,8 @@ def test_outputs_are_what_they_are_said_to_be(key):
     np.testing.assert_allclose(base.weight_decay, [0.0, 2.0 * 10 ** (-1 / 3)], rtol=1e-5)
     e = np.exp(1.0)
     np.testing.assert_allclose(decide(5).step_size, e * base.step_size, rtol=1e-5)
-    np.testing.assert_allclose(decide(6).weight_decay, e * base.weight_decay, rtol=1e-5)
+    decay = e**policy.DECAY_GAIN * base.weight_decay
+    np.testing.assert_allclose(decide(6).weight_decay, decay, rtol=1e-5)
     odds = base.mixture[1, 0] / base.mixture[1, 1] * e**policy.LOGIT_GAIN
     np.testing.assert_allclose(
         decide(0).mixture, [[1, 0], [odds / (1 + odds), 1 / (1 + odds)]], rtol=1e-4

@@ -41,11 +41,11 @@ def curves(tmp_path_factory):
 def test_curves_are_the_policy(curves):
     """The prior's formulas with the step size doubled, and odds of 3 : 1."""
     t, policy = np.arange(STEPS), curves.policy
-    rate = 2 * 0.03 / (1 + t / 30) * (1 - 0.95 * t / STEPS)
+    rate = 2 * 0.015 / (1 + t / 1000) * (1 - 0.95 * t / STEPS)
     for tensor in range(len(curves.tensors)):
         np.testing.assert_allclose(policy.step_size[:, tensor], rate, rtol=1e-4)
     np.testing.assert_allclose(policy.mixture[..., 0], 0.75, rtol=1e-4)
-    np.testing.assert_allclose(policy.blend[..., 0], 0.3, rtol=1e-4)
+    np.testing.assert_allclose(policy.blend[..., 0], 0.45, rtol=1e-4)
     assert curves.bases == ("adam", "sgd")
     decay = np.where(np.array(curves.roles) == "bias", 0.0, 4.5 * 10 ** (-1 / 4))
     np.testing.assert_allclose(policy.weight_decay, [decay] * STEPS, rtol=1e-4)
@@ -64,7 +64,7 @@ def test_decisions_stay_with_their_tensors(tmp_path):
     theta = found.theta["network"]
     found.theta["network"] = {**theta, "w0": theta["w0"].at[-1, -2].set(3.0)}
     policy = show.policy_curves(found, num_steps=2).policy
-    into, between, _, out, *biases = np.log(policy.step_size[0] / 0.03)
+    into, between, _, out, *biases = np.log(policy.step_size[0] / 0.015)
     np.testing.assert_allclose([into, out], np.log([32 / 64, 10 / 32]), rtol=1e-3)
     np.testing.assert_allclose([between, *biases], 0.0, atol=1e-5)
 
@@ -73,10 +73,10 @@ def test_rows_name_roles_rates_and_bases(curves):
     table = {row[0]: row for row in show.rows(curves)}
     assert list(table) == ["input", "hidden", "output", "bias"]
     _, rates, course, decay, gradient, bases = table["hidden"]
-    assert rates.startswith("0.06 → ")
+    assert rates.startswith("0.03 → ")
     assert course[0] == "█" and course[-1] == "▁" and len(course) == 24
     assert decay == "2.5 → 2.5 → 2.5" and table["bias"][3] == "0 → 0 → 0"
-    assert gradient == "0.3 → 0.3 → 0.3"
+    assert gradient == "0.45 → 0.45 → 0.45"
     assert bases == "adam 75%"
 
 

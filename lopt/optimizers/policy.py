@@ -6,7 +6,7 @@ It is a stated prior that already trains well, corrected by one small network sh
 all tensors (inputs.py says what it sees):
 
     λ = λ₀(t) exp(o_λ), λ₀ = learning_rate / (1 + t/decay_steps) · (1 − (1 − final) t/T)
-    ω = ω₀(L) exp(o_ω) on matrices, 0 elsewhere; ω₀ = weight_decay · logit_scale^(−1/L)
+    ω = ω₀(L) exp(o_ω / 4) on matrices, 0 elsewhere; ω₀ = weight_decay · logit_scale^(−1/L)
     α = softmax(log prior shares + 3 o_α)
     μ = softmax(prior logits + 3 o_μ) over the bases that the tensor has
 
@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from lopt import prng
-from lopt.architecture import LOGIT_GAIN, UNKNOWN_LAYERS
+from lopt.architecture import DECAY_GAIN, LOGIT_GAIN, UNKNOWN_LAYERS
 from lopt.base import Array, MetaParams, ParamSpec, PRNGKey
 
 
@@ -106,8 +106,8 @@ def decide(
 
     Args:
       prior: its constants.
-      outputs: [L, K + M + 3]: K mixture logits, 1 + M of the blend, log step size,
-        log decay.
+      outputs: [L, K + M + 3], before their gains: K mixture logits, 1 + M of the
+        blend, log step size, log decay.
       available: for each tensor, which of the K bases it has.
       specs: for each tensor.
       step: inner step, [].
@@ -120,5 +120,5 @@ def decide(
     shares = jnp.log(jnp.asarray(prior.blend))[None]
     blend = jax.nn.softmax(shares + LOGIT_GAIN * outputs[:, num_bases:-2], axis=1)
     step_size = prior_step_size(prior, step, num_steps) * jnp.exp(outputs[:, -2])
-    decay = prior_decay(prior, specs) * jnp.exp(outputs[:, -1])
+    decay = prior_decay(prior, specs) * jnp.exp(DECAY_GAIN * outputs[:, -1])
     return Policy(step_size, mixture, blend, decay)

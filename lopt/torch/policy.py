@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lopt.architecture import (
     BOUND,
+    DECAY_GAIN,
     EMA_DECAYS,
     LOGIT_GAIN,
     STRUCTURE_BOUND,
@@ -160,8 +161,8 @@ def decide(
 
     Args:
       prior: its constants.
-      outputs: [L, K + M + 3]: K mixture logits, 1 + M of the blend, log step size,
-        log decay.
+      outputs: [L, K + M + 3], before their gains: K mixture logits, 1 + M of the
+        blend, log step size, log decay.
       available: for each tensor, which of the K bases it has, [L, K].
       decay: the prior's, [L].
       step_size: the prior's.
@@ -175,7 +176,7 @@ def decide(
         step_size * torch.exp(outputs[:, -2]),
         mixture,
         blend,
-        decay * torch.exp(outputs[:, -1]),
+        decay * torch.exp(DECAY_GAIN * outputs[:, -1]),
     )
 
 
