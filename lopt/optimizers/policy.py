@@ -6,7 +6,7 @@ It is a stated prior that already trains well, corrected by one small network sh
 all tensors (inputs.py says what it sees):
 
     λ = λ₀(t) exp(o_λ), λ₀ = learning_rate / (1 + t/decay_steps) · (1 − (1 − final) t/T)
-    ω = ω₀(L) exp(o_ω / 4) on matrices, 0 elsewhere; ω₀ = weight_decay · logit_scale^(−1/L)
+    ω = ω₀(L) exp(o_ω / 4) on matrices, else 0; ω₀ = weight_decay · logit_scale^(−1/L)
     α = softmax(log prior shares + 3 o_α)
     μ = softmax(prior logits + 3 o_μ) over the bases that the tensor has
 
