@@ -12,7 +12,13 @@ from lopt.base import SPLITS
 from lopt.errors import ConfigError
 from lopt.evaluation.baselines import BASELINES, Control
 from lopt.evaluation.comparison import evaluate
-from lopt.evaluation.contest import Contender, compete, compile_program
+from lopt.evaluation.contest import (
+    LONG,
+    Contender,
+    compete,
+    compile_program,
+    milliseconds_per_step,
+)
 from lopt.evaluation.page import html_report
 from lopt.evaluation.results import to_dict
 from lopt.suites import SuiteTask
@@ -254,3 +260,14 @@ def test_a_control_is_made_when_all_else_is_in_order():
     assert seen[0] == ("making it", 0.0)
     assert [c.kind for c in results.tasks[0].contenders[1:]] == ["control", "baseline"]
     assert results.settings.baselines == ("mine", "sgd")
+
+
+@pytest.mark.parametrize("seconds", [[8.0, 4.0, 6.0], [LONG / 2, 8.0, LONG], [LONG + 2]])
+def test_time_of_a_step_is_the_best_of_three_or_of_fewer_that_take_long(seconds):
+    """8 runs of 5 steps, on a clock that is told how long each measurement takes."""
+    task = linear_regression()
+    program = compile_program(task, PLAIN, RATE, 8, jax.devices()[0])
+    moments = iter(np.cumsum([x for s in seconds for x in (1.0, s)]))
+    found = milliseconds_per_step(program, RATE, task, 5, lambda: next(moments))
+    assert found == pytest.approx(1000 * min(seconds) / 40)
+    assert next(moments, None) is None
