@@ -119,6 +119,7 @@ def decide(
     mixture = jax.nn.softmax(jnp.where(mask, logits, -jnp.inf), axis=1)
     shares = jnp.log(jnp.asarray(prior.blend))[None]
     blend = jax.nn.softmax(shares + LOGIT_GAIN * outputs[:, num_bases:-2], axis=1)
-    step_size = prior_step_size(prior, step, num_steps) * jnp.exp(outputs[:, -2])
-    decay = prior_decay(prior, specs) * jnp.exp(DECAY_GAIN * outputs[:, -1])
+    factors = jnp.exp(outputs[:, -2:] * jnp.asarray([[1.0, DECAY_GAIN]]))
+    step_size = prior_step_size(prior, step, num_steps) * factors[:, 0]
+    decay = prior_decay(prior, specs) * factors[:, 1]
     return Policy(step_size, mixture, blend, decay)
