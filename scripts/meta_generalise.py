@@ -14,8 +14,8 @@ meta_generalise-FORM.png, and the runs into runs/meta_generalise. All goes on wh
 was stopped.
 
 With all 12 architectures, 10 minutes each and the whole grid it takes many hours: on two
-cores the cell of width 512 alone is 13 minutes, that of 1024 more than an hour. Of the tries so far benchmarks/LOG.md
-tells.
+cores the cell of width 512 alone is 13 minutes, that of 1024 more than an hour.
+Of the tries so far benchmarks/LOG.md tells.
 """
 
 import argparse
