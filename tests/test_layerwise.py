@@ -66,7 +66,7 @@ def test_outputs_are_what_they_are_said_to_be(key):
     np.testing.assert_allclose(base.weight_decay, [0.0, 2.0 * 10 ** (-1 / 3)], rtol=1e-5)
     e = np.exp(1.0)
     np.testing.assert_allclose(decide(5).step_size, e * base.step_size, rtol=1e-5)
-    decay = e**policy.DECAY_GAIN * base.weight_decay
+    decay = np.exp(1 / 4) * base.weight_decay
     np.testing.assert_allclose(decide(6).weight_decay, decay, rtol=1e-5)
     odds = base.mixture[1, 0] / base.mixture[1, 1] * e**policy.LOGIT_GAIN
     np.testing.assert_allclose(
