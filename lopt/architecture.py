@@ -33,11 +33,6 @@ UNKNOWN_LAYERS = 3
 LOGIT_GAIN = 3.0
 """Of its outputs as logits: a share needs 3 to go from 0.05 to 0.5, a step size less."""
 
-DECAY_GAIN = 0.25
-"""Of its output for the decay: at depth 8, 1.4 times the best decay costs three times the
-loss and more, 1.4 times the best step size a tenth of it at most. With a gain of 1 the
-same meta-training ends 9 % higher, once (benchmarks/LOG.md)."""
-
 EMA_DECAYS = (0.9, 0.99, 1.0)
 """Time scales of its averages, the last one keeps the first value for good."""
 

@@ -109,7 +109,7 @@ def read(
         tensors, header = hub.read(path)
     else:
         raise ConfigError(f"only a run has steps to choose from, got `{path}`")
-    header = _with_python_file(header, path, trust=trust)
+    header = _with_defaults(_with_python_file(header, path, trust=trust))
     lopt = build_optimizer(header, path, trust=trust)
     theta = theta_from_tensors(tensors, lopt, path)
     return Checkpoint(path=path, lopt=lopt, theta=theta, header=header)
@@ -139,6 +139,14 @@ def build_optimizer(header: Header, path: Path, *, trust: Trust) -> LearnedOptim
         return options.build(factory, header.options, where="optimizer")
     except ConfigError as error:
         raise CheckpointError(f"`{path}`: {error.message}", hint=error.hint) from error
+
+
+def _with_defaults(header: Header) -> Header:
+    """The header with all options of its optimizer: an older file may lack newer ones."""
+    if header.optimizer not in OPTIMIZERS:
+        return header
+    known = OPTIMIZERS[header.optimizer]
+    return replace(header, options=options.resolved(known, header.options))
 
 
 def _with_python_file(header: Header, path: Path, *, trust: Trust) -> Header:

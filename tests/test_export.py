@@ -37,6 +37,11 @@ def test_header_holds_every_constant(file, original):
     assert header.options["bases"] == ["adam", "sgd"]
 
 
+def test_a_file_from_before_an_option_has_its_default(file, original):
+    rewritten(file, lambda c: c["optimizer"]["options"].pop("decay_gain"))
+    assert read(file).header.options == original.header.options
+
+
 def test_file_is_plain_safetensors(file, original):
     tensors = safetensors.numpy.load_file(file)
     assert sorted(tensors) == sorted(fileformat.flatten(original.theta))

@@ -53,7 +53,7 @@ def test_outputs_are_what_they_are_said_to_be(key):
     """A bias of the last layer, one output at a time: λ, ω, mixture and blend."""
     specs = mup.infer_specs({"v": jnp.ones(4), "w": jnp.ones((3, 5))})
     pack = packing.packing(specs)
-    prior = policy.Prior(0.04, 30.0, 0.05, 2.0, 10.0, (4.0, 2.0), (0.2, 0.3, 0.5))
+    prior = policy.Prior(0.04, 30.0, 0.05, 2.0, 10.0, 0.25, (4.0, 2.0), (0.2, 0.3, 0.5))
     available = [(True, False), (True, True)]
     steps = jnp.asarray(0.0), jnp.asarray(100.0)
 
@@ -87,7 +87,7 @@ def test_prior_decay_keeps_the_scale_of_the_logits(layers, decay):
     """ω^L is 4.5^L / 10 at every depth, on matrices alone."""
     matrix = mup.infer_specs(jnp.ones((3, 5)))
     vector = mup.infer_specs(jnp.ones(5))
-    prior = policy.Prior(0.03, 30.0, 0.05, 4.5, 10.0, (0.0,), (0.3, 0.7))
+    prior = policy.Prior(0.03, 30.0, 0.05, 4.5, 10.0, 1.0, (0.0,), (0.3, 0.7))
     specs = [replace(spec, num_layers=layers) for spec in (matrix, vector)]
     found, none = policy.prior_decay(prior, specs)
     np.testing.assert_allclose(found, decay, rtol=1e-3)
@@ -121,6 +121,7 @@ def test_layerwise_says_what_is_missing(key):
         ({"embedding_size": 2}, "num_tensors"),
         ({"hidden_sizes": (0,)}, "hidden_sizes"),
         ({"learning_rate": 0.0}, "learning_rate"),
+        ({"decay_gain": 0.0}, "decay_gain"),
         ({"weight_decay": -1.0}, "weight_decay"),
         ({"prior_logits": {"moun": 1.0}}, "moun"),
         ({"momenta": ()}, "momenta"),

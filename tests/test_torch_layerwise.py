@@ -24,6 +24,7 @@ OPTIONS = {
     "momenta": (0.5, 0.9, 0.99),
     "prior_blend": (0.1, 0.3, 0.3, 0.3),
     "prior_logits": {},
+    "decay_gain": 0.3,
 }
 
 

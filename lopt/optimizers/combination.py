@@ -37,6 +37,7 @@ def combine(
     final: float,
     weight_decay: float,
     logit_scale: float,
+    decay_gain: float,
     prior_logits: Mapping[str, float],
     prior_blend: Sequence[float],
 ) -> Combination:
@@ -46,7 +47,10 @@ def combine(
       ConfigError: an option out of range, an unknown base, or no base for vectors.
     """
     checks.check_positive(
-        learning_rate=learning_rate, decay_steps=decay_steps, logit_scale=logit_scale
+        learning_rate=learning_rate,
+        decay_steps=decay_steps,
+        logit_scale=logit_scale,
+        decay_gain=decay_gain,
     )
     checks.check_not_negative(final=final, weight_decay=weight_decay)
     for name in bases:
@@ -71,6 +75,7 @@ def combine(
         final,
         weight_decay,
         logit_scale,
+        decay_gain,
         logits,
         tuple(prior_blend),
     )

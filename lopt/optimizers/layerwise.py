@@ -63,6 +63,7 @@ def layerwise(
     final: float = 0.05,
     weight_decay: float = 4.5,
     logit_scale: float = 10.0,
+    decay_gain: float = 1.0,
     prior_logits: Mapping[str, float] = PRIOR_LOGITS,
     prior_blend: Sequence[float] = (0.45, 0.55),
     embedding_size: int = 0,
@@ -81,6 +82,8 @@ def layerwise(
       final: what the prior's linear descent leaves at the end of a run.
       weight_decay: ω of the prior for a network of infinitely many layers.
       logit_scale: C of the prior, by which ω is smaller for few layers (policy.py).
+      decay_gain: of the network's output for ω. Deep networks are so sensitive to it
+        that where tasks are alike a smaller one trains better (benchmarks/LOG.md).
       prior_logits: of the prior's mixture; absent bases have 0.
       prior_blend: the prior's shares of the gradient and of each momentum.
       embedding_size: entries of a learned embedding of each tensor; 0: none.
@@ -110,6 +113,7 @@ def layerwise(
         final,
         weight_decay,
         logit_scale,
+        decay_gain,
         prior_logits,
         prior_blend,
     )

@@ -6,7 +6,8 @@ It is a stated prior that already trains well, corrected by one small network sh
 all tensors (inputs.py says what it sees):
 
     λ = λ₀(t) exp(o_λ), λ₀ = learning_rate / (1 + t/decay_steps) · (1 − (1 − final) t/T)
-    ω = ω₀(L) exp(o_ω / 4) on matrices, else 0; ω₀ = weight_decay · logit_scale^(−1/L)
+    ω = ω₀(L) exp(decay_gain · o_ω) on matrices, else 0,
+        ω₀ = weight_decay · logit_scale^(−1/L)
     α = softmax(log prior shares + 3 o_α)
     μ = softmax(prior logits + 3 o_μ) over the bases that the tensor has
 
@@ -29,7 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from lopt import prng
-from lopt.architecture import DECAY_GAIN, LOGIT_GAIN, UNKNOWN_LAYERS
+from lopt.architecture import LOGIT_GAIN, UNKNOWN_LAYERS
 from lopt.base import Array, MetaParams, ParamSpec, PRNGKey
 
 
@@ -41,6 +42,7 @@ class Prior(NamedTuple):
     final: float
     weight_decay: float  # of infinitely many layers
     logit_scale: float
+    decay_gain: float
     logits: tuple[float, ...]  # one for each base
     blend: tuple[float, ...]  # shares of the gradient and of each momentum
 
@@ -119,7 +121,7 @@ def decide(
     mixture = jax.nn.softmax(jnp.where(mask, logits, -jnp.inf), axis=1)
     shares = jnp.log(jnp.asarray(prior.blend))[None]
     blend = jax.nn.softmax(shares + LOGIT_GAIN * outputs[:, num_bases:-2], axis=1)
-    factors = jnp.exp(outputs[:, -2:] * jnp.asarray([[1.0, DECAY_GAIN]]))
+    factors = jnp.exp(outputs[:, -2:] * jnp.asarray([[1.0, prior.decay_gain]]))
     step_size = prior_step_size(prior, step, num_steps) * factors[:, 0]
     decay = prior_decay(prior, specs) * factors[:, 1]
     return Policy(step_size, mixture, blend, decay)

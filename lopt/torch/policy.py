@@ -16,7 +16,6 @@ from torch import Tensor
 
 from lopt.architecture import (
     BOUND,
-    DECAY_GAIN,
     EMA_DECAYS,
     LOGIT_GAIN,
     STRUCTURE_BOUND,
@@ -38,6 +37,7 @@ class Prior:
     final: float
     weight_decay: float
     logit_scale: float
+    decay_gain: float
     logits: tuple[float, ...]  # one for each base
     blend: tuple[float, ...]  # shares of the gradient and of each momentum
 
@@ -176,7 +176,7 @@ def decide(
         step_size * torch.exp(outputs[:, -2]),
         mixture,
         blend,
-        decay * torch.exp(DECAY_GAIN * outputs[:, -1]),
+        decay * torch.exp(prior.decay_gain * outputs[:, -1]),
     )
 
 

@@ -44,6 +44,7 @@ def layerwise(
     final: float = 0.05,
     weight_decay: float = 4.5,
     logit_scale: float = 10.0,
+    decay_gain: float = 1.0,
     prior_logits: Mapping[str, float] = PRIOR_LOGITS,
     prior_blend: Sequence[float] = (0.45, 0.55),
     embedding_size: int = 0,
@@ -60,7 +61,10 @@ def layerwise(
     if num_steps is None:
         raise TypeError("`layerwise` needs `num_steps`, the length of the run")
     checks.check_positive(
-        learning_rate=learning_rate, decay_steps=decay_steps, logit_scale=logit_scale
+        learning_rate=learning_rate,
+        decay_steps=decay_steps,
+        logit_scale=logit_scale,
+        decay_gain=decay_gain,
     )
     checks.check_not_negative(final=final, weight_decay=weight_decay)
     checks.check_blend(momenta, prior_blend)
@@ -83,6 +87,7 @@ def layerwise(
         final=final,
         weight_decay=weight_decay,
         logit_scale=logit_scale,
+        decay_gain=decay_gain,
         logits=tuple(float(prior_logits.get(name, 0.0)) for name in bases),
         blend=tuple(prior_blend),
     )
