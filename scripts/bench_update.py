@@ -1,7 +1,7 @@
 """What a step of each optimizer costs a training script: time and memory.
 
     python scripts/bench_update.py
-    python scripts/bench_update.py --sizes 1e6 --only celo2,layerwise --repeats 5
+    python scripts/bench_update.py --sizes 1e6 --only celo2 layerwise --repeats 5
 
 Multilayer perceptrons of about one and ten million parameters, on one process with all
 its cores. Contestants take turns, so that ratios are of one hour. Written are, to
@@ -59,7 +59,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=lambda x: [float(n) for n in x.split(",")])
-    parser.add_argument("--only", type=lambda x: x.split(","), default=[*LEARNED])
+    parser.add_argument("--only", nargs="+", metavar="NAME", default=[*LEARNED])
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--dry-run", action="store_true", help="write nothing")
     parser.set_defaults(sizes=[1e6, 1e7])
