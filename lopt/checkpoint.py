@@ -142,7 +142,10 @@ def build_optimizer(header: Header, path: Path, *, trust: Trust) -> LearnedOptim
 
 
 def _with_defaults(header: Header) -> Header:
-    """The header with all options of its optimizer: an older file may lack newer ones."""
+    """The header with all options: a run has those given, an older file lacks newer ones.
+
+    A Python file's stay as they are: reading its signature would run it.
+    """
     if header.optimizer not in OPTIMIZERS:
         return header
     known = OPTIMIZERS[header.optimizer]

@@ -18,7 +18,6 @@ from lopt.errors import CheckpointError, ConfigError
 from lopt.families import FAMILIES
 from lopt.files import rundir, snapshots
 from lopt.files.fileformat import Header
-from lopt.optimizers import OPTIMIZERS
 
 Step = int | Literal["best", "last"]
 
@@ -122,16 +121,11 @@ def _best(run: Path, config: RunConfig, last: int) -> _Choice | None:
 
 
 def _header(run: Path, config: RunConfig, choice: _Choice, *, is_result: bool) -> Header:
-    """The header of an exported file of these weights.
-
-    A Python file's options stay as given: reading its signature would run it.
-    """
-    name, given = config.optimizer.name, config.optimizer.options
-    known = name in OPTIMIZERS
+    """The header of an exported file of these weights, its options as they were given."""
     record = rundir.read_json(run / rundir.RECORD)
     return Header(
-        optimizer=name,
-        options=options.resolved(OPTIMIZERS[name], given) if known else given,
+        optimizer=config.optimizer.name,
+        options=config.optimizer.options,
         mup_base=_mup_base(config),
         card=_card(run, config, choice, record, is_result=is_result),
         file_hash=record.get("sessions", [{}])[-1].get("optimizer_hash"),

@@ -152,13 +152,12 @@ def prepared(optimizer: optax.GradientTransformationExtraArgs, params, grads) ->
 def in_turns(calls: dict, repeats: int) -> dict[str, float]:
     """The median seconds of each call, all of them in every round."""
     found = {name: [] for name in calls}
-    for round_ in range(repeats + 1):  # the first is for warming up
+    for _ in range(repeats):
         for name, call in calls.items():
             call()  # what another has left of clock and caches is not its business
             start = time.perf_counter()
             call()
-            if round_:
-                found[name].append(time.perf_counter() - start)
+            found[name].append(time.perf_counter() - start)
     return {name: statistics.median(times) for name, times in found.items()}
 
 
